@@ -1,0 +1,1 @@
+"""The VATT model at any size: vision, converter, audio transformer, decoding, codec."""
