@@ -1,7 +1,7 @@
 """Recordings of the official code: tensors in NAME.safetensors, their description in NAME.json.
 
-`VATT_RECORDED` names another folder of the same form (other seeds, other sizes): either a folder that holds a folder
-of recordings beside a folder of small checkpoints, or the folder of recordings itself.
+`VATT_RECORDED` names another folder of the same form (other seeds, other sizes): either a folder that holds a
+folder of recordings beside a folder of small checkpoints, or the folder of recordings itself.
 """
 
 from __future__ import annotations

@@ -1,0 +1,366 @@
+"""Iterative parallel decoding: all codes undecided, then more and more of them decided per step (reference 6).
+
+Every row of a batch is on its own: its number of hidden codes, its cut and its random draws are those of the same
+request alone. Known codes (anything but the mask token) are kept from the start, which is what in-painting needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vatt_core.errors import BadRequest, Cancelled
+from vatt_core.model.audio_transformer import AudioTransformer
+from vatt_core.model.configuration import DecodingDefaults, FillOrder
+
+PerCodebook = float | tuple[float, ...]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How to decode. Numbers with a tuple hold one value per codebook.
+
+    steps: for "joint" the steps in all. steps_per_codebook: for "coarse_first" the steps of each codebook (empty:
+    `steps` each). guidance_scale: 1 switches guidance off. temperature: of the tokens. mask_temperature: noise on the
+    confidence, falling to zero over the steps. top_k: tokens kept per code.
+    """
+
+    steps: int = 16
+    guidance_scale: PerCodebook = 5.0
+    temperature: PerCodebook = 1.0
+    mask_temperature: PerCodebook = 25.5
+    top_k: int | tuple[int, ...] = 256
+    fill_order: FillOrder = "joint"
+    steps_per_codebook: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        limits = {"steps": 1, "steps_per_codebook": 1, "top_k": 1, "mask_temperature": 0.0, "guidance_scale": 0.0}
+        for name, lowest in limits.items():
+            for value in _as_tuple(getattr(self, name)):
+                if not math.isfinite(value) or value < lowest:
+                    raise BadRequest(f"{name} is {value}; give a number of at least {lowest}", field=name)
+        for value in _as_tuple(self.temperature):
+            if not math.isfinite(value) or value <= 0:
+                raise BadRequest(f"temperature is {value}; give a number above 0", field="temperature")
+
+    @classmethod
+    def from_defaults(cls, defaults: DecodingDefaults, **overrides: Any) -> DecodingOptions:
+        """A model's own settings with some replaced; None leaves a setting as it is.
+
+        A changed `steps` scales the steps of each codebook in the same proportion. Raises BadRequest for a setting
+        that does not exist or is out of range.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        known = {field.name for field in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise BadRequest(
+                    f"there is no decoding setting {name}; there are {', '.join(sorted(known))}", field=name
+                )
+        options = cls(**{name: getattr(defaults, name) for name in known})
+        if "steps" in given and "steps_per_codebook" not in given:
+            scale = given["steps"] / defaults.steps
+            scaled = tuple(max(1, round(steps * scale)) for steps in defaults.steps_per_codebook)
+            options = replace(options, steps_per_codebook=scaled)
+        return replace(options, **given)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one row is made from: states [S, condition_dim] float and pad_mask [S], non-zero = keep."""
+
+    states: Tensor
+    pad_mask: Tensor
+
+
+class Draws(Protocol):
+    """The random numbers of one row. Asked once per step."""
+
+    def step(self, slots: int) -> tuple[Tensor, Tensor]:
+        """Two uniform rows [slots]: float64 in [0, 1) that choose the tokens, float32 in (0, 1) for the noise on the
+        confidence. Slots count (time, codebook) for "joint", time for "coarse_first"."""
+        ...
+
+
+class GeneratorDraws:
+    """Draws from a torch.Generator; on the CPU, one seed gives the same numbers whatever the model runs on."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def step(self, slots: int) -> tuple[Tensor, Tensor]:
+        generator, device = self.generator, self.generator.device
+        tokens = torch.rand(slots, generator=generator, dtype=torch.float64, device=device)
+        noise = torch.rand(slots, generator=generator, dtype=torch.float32, device=device).clamp_(min=1e-20)
+        return tokens, noise
+
+
+@torch.no_grad()
+def generate_codes(
+    model: AudioTransformer,
+    conditions: Sequence[Condition],
+    *,
+    options: DecodingOptions,
+    generators: Sequence[torch.Generator | Draws],
+    negatives: Sequence[Condition | None] | None = None,
+    known: Tensor | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Tensor:
+    """Generate codes for every condition, as one batch.
+
+    conditions: one per row; their numbers of slots may differ. generators: one per row. negatives: per row the
+    condition to be guided away from, None for the null condition. known: [B, K, T] int64, codes to keep, the mask
+    token where undecided (default: nothing known, T of the model's window). progress: called with (done, total)
+    after each step. cancelled: asked before each step.
+    Returns codes [B, K, T] int64, every one decided, on the model's device (on the CPU when that has no float64).
+    Raises Cancelled, and BadRequest when settings or known codes do not fit the model.
+    """
+    timing = model.timing
+    device = model.codebooks.device
+    if device.type == "mps":  # has no float64, which the choice of tokens needs
+        device = torch.device("cpu")
+    if known is None:
+        shape = (len(conditions), timing.codebooks, timing.code_frames)
+        codes = torch.full(shape, timing.mask, dtype=torch.int64, device=device)
+    else:
+        codes = known.to(device=device, dtype=torch.int64, copy=True)
+    _check(codes, conditions, generators, model)
+    settings = _Settings.of(options, timing.codebooks, device=device)
+    branches = _Branches.of(model, conditions, negatives, guided=settings.guided)
+    draws = [GeneratorDraws(one) if isinstance(one, torch.Generator) else one for one in generators]
+    plan = _plan(options, timing.codebooks)
+    total = sum(steps for _, steps in plan)
+    done = 0
+    for part, steps in plan:
+        undecided = codes[:, part] == timing.mask
+        hidden_at_start = undecided.flatten(1).sum(1).tolist()
+        for step in range(steps):
+            if cancelled is not None and cancelled():
+                raise Cancelled(f"stopped after {done} of {total} decoding steps", done=done, total=total)
+            if any(hidden_at_start):
+                logits = branches.logits(model, codes, part, settings.guidance)
+                codes[:, part] = _decide(
+                    logits, codes[:, part], draws, settings.of_codebooks(part), timing.mask,
+                    hidden_at_start=hidden_at_start, step=step, steps=steps,
+                )  # fmt: skip
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    return codes
+
+
+def hidden_after(step: int, steps: int, hidden_at_start: int) -> int:
+    """Codes that stay hidden after `step` (from 0) of `steps`: floor(cos(pi r / 2) * N0), in float32 like the official
+    code, where a product that is whole in real numbers may come out one lower."""
+    return int(torch.floor(torch.tensor(schedule(step, steps), dtype=torch.float32) * hidden_at_start))
+
+
+def schedule(step: int, steps: int) -> float:
+    """Share of the codes that stays hidden after `step` (from 0) of `steps`, rounded as float32 rounds it."""
+    angle = torch.tensor((step + 1) / steps, dtype=torch.float32) * (math.pi / 2)
+    return torch.tensor(max(math.cos(angle.item()), 1e-10), dtype=torch.float32).item()
+
+
+def sample_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens [M] from probabilities [M, V] by inverting the cumulative sum in float64 at uniform [M] in [0, 1)."""
+    cumulative = probabilities.double().cumsum(1)
+    total = cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, uniform.double()[:, None] * total, right=True)
+    # Rounding may lift the product to the total: then it means the last token that can be chosen at all.
+    last = torch.searchsorted(cumulative, total.contiguous())
+    return torch.minimum(token, last)[:, 0]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The options as one value per codebook."""
+
+    guidance: Tensor
+    temperature: Tensor
+    mask_temperature: Tensor
+    top_k: tuple[int, ...]
+
+    @property
+    def guided(self) -> bool:
+        return bool((self.guidance != 1.0).any())
+
+    @classmethod
+    def of(cls, options: DecodingOptions, codebooks: int, *, device: torch.device) -> _Settings:
+        def spread(name: str) -> tuple[float, ...]:
+            values = _as_tuple(getattr(options, name))
+            if len(values) == 1:
+                return values * codebooks
+            if len(values) != codebooks:
+                raise BadRequest(
+                    f"{name} has {len(values)} values; give one, or {codebooks} (one per codebook)", field=name
+                )
+            return values
+
+        def tensor(name: str) -> Tensor:
+            return torch.tensor(spread(name), dtype=torch.float32, device=device)
+
+        top_k = tuple(int(value) for value in spread("top_k"))
+        return cls(tensor("guidance_scale"), tensor("temperature"), tensor("mask_temperature"), top_k)
+
+    def of_codebooks(self, part: slice) -> _Settings:
+        return _Settings(self.guidance[part], self.temperature[part], self.mask_temperature[part], self.top_k[part])
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """The rows of the model's batch: the conditions, then (when guided) what to be guided away from."""
+
+    states: Tensor
+    pad_mask: Tensor
+    drop: Tensor | None
+    starts: Tensor | None
+    guided: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: AudioTransformer,
+        conditions: Sequence[Condition],
+        negatives: Sequence[Condition | None] | None,
+        *,
+        guided: bool,
+    ) -> _Branches:
+        rows = list(conditions)
+        drop = [False] * len(rows)
+        if guided:
+            others = negatives if negatives is not None else [None] * len(conditions)
+            if len(others) != len(conditions):
+                raise BadRequest(f"{len(others)} negative conditions for {len(conditions)} rows; give one per row")
+            pairs = list(zip(conditions, others, strict=True))
+            rows += [own if other is None else other for own, other in pairs]
+            drop += [other is None for other in others]
+        device = model.codebooks.device
+        longest = max(len(row.states) for row in rows)
+        starts = [longest - len(row.states) for row in rows]
+        states = [F.pad(row.states.to(device), (0, 0, start, 0)) for row, start in zip(rows, starts, strict=True)]
+        masks = [F.pad(row.pad_mask.to(device) > 0, (start, 0)) for row, start in zip(rows, starts, strict=True)]
+        return cls(
+            states=torch.stack(states),
+            pad_mask=torch.stack(masks),
+            drop=torch.tensor(drop, device=device) if any(drop) else None,
+            starts=torch.tensor(starts, device=device) if any(starts) else None,
+            guided=guided,
+        )
+
+    def logits(self, model: AudioTransformer, codes: Tensor, part: slice, guidance: Tensor) -> Tensor:
+        """Guided logits [B, k, T, V] float32 of the codebooks in `part`."""
+        seen = codes
+        if part.stop < codes.shape[1]:
+            # Training shows no code finer than the one that is asked for.
+            seen = codes.clone()
+            seen[:, part.stop :] = model.timing.mask
+        seen = seen.to(self.states.device)
+        logits = model(
+            seen.repeat(2, 1, 1) if self.guided else seen,
+            self.states,
+            self.pad_mask,
+            drop_condition=self.drop,
+            codebooks=part,
+            starts=self.starts,
+        )
+        logits = logits.float().to(codes.device)
+        if not self.guided:
+            return logits
+        toward, away = logits.chunk(2)
+        return away + guidance[part][None, :, None, None] * (toward - away)
+
+
+def _decide(
+    logits: Tensor,
+    codes: Tensor,
+    draws: Sequence[Draws],
+    settings: _Settings,
+    mask: int,
+    *,
+    hidden_at_start: Sequence[int],
+    step: int,
+    steps: int,
+) -> Tensor:
+    """One step: choose tokens for the hidden places and hide the least confident ones again.
+
+    logits: [B, k, T, V] float32, codes: [B, k, T] -> codes [B, k, T].
+    """
+    batch, books, frames = codes.shape
+    flat = codes.transpose(1, 2).reshape(batch, -1)  # [B, T * k], slots in the order (time, codebook)
+    by_slot = logits.transpose(1, 2).flatten(1, 2)  # [B, T * k, V]
+    book = torch.arange(books, device=codes.device).repeat(frames)  # codebook of each slot
+    decided = []
+    for row, row_draws in enumerate(draws):
+        uniform, noise = row_draws.step(flat.shape[1])
+        gumbel = -torch.log(-torch.log(noise.float()))
+        slots = (flat[row] == mask).nonzero()[:, 0]  # the hidden ones, [M]
+        tokens, chances = _choose(by_slot[row, slots], book[slots], uniform.to(slots.device)[slots], settings)
+        chosen = flat[row].clone()
+        chosen[slots] = tokens
+        scale = settings.mask_temperature[book[slots]] * (1.0 - (step + 1) / steps)
+        confidence = chances.log() + scale * gumbel.to(slots.device)[slots]
+        stay = hidden_after(step, steps, hidden_at_start[row])
+        if step < steps - 1:
+            stay = max(1, min(len(slots) - 1, stay))
+        if stay < len(slots):
+            again = confidence < confidence.sort().values[stay]
+        else:
+            again = torch.ones_like(confidence, dtype=torch.bool)
+        chosen[slots[again]] = mask
+        decided.append(chosen)
+    return torch.stack(decided).view(batch, frames, books).transpose(1, 2)
+
+
+def _choose(logits: Tensor, book: Tensor, uniform: Tensor, settings: _Settings) -> tuple[Tensor, Tensor]:
+    """Tokens [M] and their probabilities [M] float32 from logits [M, V] of slots of codebooks `book` [M]."""
+    size = logits.shape[1]
+    limits = [min(value, size) for value in settings.top_k]
+    if min(limits) < size and len(logits):
+        highest = logits.topk(max(limits), dim=1).values  # [M, k]
+        which = torch.tensor(limits, device=logits.device)[book] - 1
+        logits = logits.masked_fill(logits < highest.gather(1, which[:, None]), -math.inf)  # ties stay
+    probabilities = torch.softmax(logits / settings.temperature[book][:, None], dim=1)
+    tokens = sample_tokens(probabilities, uniform)
+    return tokens, probabilities.gather(1, tokens[:, None])[:, 0]
+
+
+def _plan(options: DecodingOptions, codebooks: int) -> list[tuple[slice, int]]:
+    """Which codebooks are decided together, and in how many steps."""
+    if options.fill_order == "joint":
+        return [(slice(0, codebooks), options.steps)]
+    steps = options.steps_per_codebook or (options.steps,) * codebooks
+    if len(steps) != codebooks:
+        raise BadRequest(
+            f"steps_per_codebook has {len(steps)} values; this model has {codebooks} codebooks",
+            field="steps_per_codebook",
+        )
+    return [(slice(book, book + 1), count) for book, count in enumerate(steps)]
+
+
+def _check(
+    codes: Tensor, conditions: Sequence[Condition], generators: Sequence[object], model: AudioTransformer
+) -> None:
+    timing = model.timing
+    if not len(conditions) == len(generators) == len(codes) > 0:
+        raise BadRequest(
+            f"{len(conditions)} conditions, {len(generators)} generators and {len(codes)} rows of known codes; "
+            "give one of each per take"
+        )
+    if codes.ndim != 3 or codes.shape[1] != timing.codebooks or not codes.shape[2]:
+        raise BadRequest(
+            f"known codes have shape {list(codes.shape)}; give [rows, {timing.codebooks}, code frames]", field="known"
+        )
+    if bool(((codes < 0) | (codes > timing.mask)).any()):
+        raise BadRequest(f"known codes must lie between 0 and {timing.mask} (undecided)", field="known")
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
