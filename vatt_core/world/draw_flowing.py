@@ -37,11 +37,11 @@ def rain(pen: Pen, look: Look, time: float) -> None:
         share = cycle - turn
         bottom = -0.75 + (roof + 0.75) * min(1.0, share / 0.88)
         if share < 0.88:
-            pen.bar((x, max(-0.75, bottom - length)), (x - 0.03, bottom), width, DROP)
+            pen.line([(x, max(-0.75, bottom - length)), (x - 0.03, bottom)], width, DROP)
         else:
             splash = (0.09 if heavy else 0.05) * (0.5 + (share - 0.88) / 0.12)
-            pen.bar((x - splash, roof - 1.1 * splash), (x - 0.02, roof), 0.03, DROP)
-            pen.bar((x + splash, roof - 1.1 * splash), (x + 0.02, roof), 0.03, DROP)
+            pen.line([(x - splash, roof - 1.1 * splash), (x - 0.02, roof)], 0.03, DROP)
+            pen.line([(x + splash, roof - 1.1 * splash), (x + 0.02, roof)], 0.03, DROP)
     swell = 1.0 if heavy else 0.72
     for x, y, radius in ((-0.55, -0.74, 0.2), (-0.2, -0.82, 0.26), (0.2, -0.8, 0.27), (0.56, -0.74, 0.2)):
         pen.ellipse(x * swell, y, radius * 1.2 * swell, radius * 0.72 * swell, cloud)

@@ -73,7 +73,7 @@ def hammer(pen: Pen, look: Look, time: float) -> None:
     if last is not None:
         _burst(pen, -0.3, top, 0.16 + 0.36 * strength, since)
     pivot = (0.8, 0.04)
-    angle = lift * 1.35
+    angle = lift * 0.95
     shaft = rotate([(-0.42, 0.04), (0.8, 0.04)], angle, pivot)
     pen.bar(shaft[0], shaft[1], 0.11, BROWN, round_ends=True)
     head = rotate([(-0.48, -0.2), (-0.12, -0.2), (-0.12, top + dent), (-0.48, top + dent)], angle, pivot)
@@ -127,7 +127,7 @@ def bell(pen: Pen, look: Look, time: float) -> None:
     sway = 0.0
     if last is not None and since < 1.2:
         sway = 0.32 * last.strength * math.exp(-3.2 * since) * math.sin(2 * math.pi * since / 0.55)
-    hang = (-0.22, -0.74)
+    hang = (-0.3 if large else -0.2, -0.74)
     pen.box(-0.88, -0.9, 0.88, -0.76, BROWN, edge=INK)
     pen.box(-0.88, -0.8, -0.78, 0.9, BROWN)
     neck = -0.6
@@ -295,8 +295,8 @@ def bird(pen: Pen, look: Look, time: float) -> None:
         pen.polygon(rotate([*jaw, point], side * 0.75 * gape + tilt, (beak[0] - 0.1 * size, beak[1])), (232, 138, 44))
     pen.circle(*head, 0.42 * size, look.base, edge=look.dark)
     pen.circle(head[0] + 0.12 * size, head[1] - 0.1 * size, 0.1 * size, INK)
-    wing = rotate([(x + 0.3 * size, y - 0.2 * size), (x - 0.75 * size, y + 0.1 * size), (x - 0.1 * size, y + 0.34 * size)],
-                  0.9 * gape, (x + 0.2 * size, y - 0.1 * size))  # fmt: skip
+    feathers = [(x + 0.3 * size, y - 0.2 * size), (x - 0.75 * size, y + 0.1 * size), (x - 0.1 * size, y + 0.34 * size)]
+    wing = rotate(feathers, 0.9 * gape, (x + 0.2 * size, y - 0.1 * size))
     pen.polygon(wing, look.dark)
     if last is not None and since < 0.24:
         for wave in range(1 + math.floor(2.99 * last.strength)):

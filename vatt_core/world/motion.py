@@ -43,7 +43,7 @@ class Beats:
         return math.inf if event is None else time - event.time
 
     def lift(self, time: float, *, rest: float = 0.14) -> float:
-        """How far a striking tool is raised at `time`: exactly 0 at each contact, before it up to the strength of the hit.
+        """How far a striking tool is raised at `time`: 0 at each contact, before it up to the strength of the hit.
 
         Raised slowly, brought down ever faster within FALL; after the hit it stays for two hundredths, then springs
         back to `rest`.

@@ -34,8 +34,8 @@ DRAWINGS: dict[str, Callable[[Pen, Look, float], None]] = {
 def render(scene: Scene, times: Sequence[float], *, size: int | tuple[int, int] = 64) -> np.ndarray:
     """The pictures of a scene at the given instants (seconds; held at the ends of the clip).
 
-    size: pixels of a square, or (width, height). Returns uint8 [N, height, width, 3]. The same description gives the same
-    bytes on every machine. Raises BadRequest for a size below 16 or above 4096 and for times that are no numbers.
+    size: pixels of a square, or (width, height). Returns uint8 [N, height, width, 3]. The same description gives the
+    same bytes on every machine. Raises BadRequest for a size below 16 or above 4096 and for times that are no numbers.
     """
     width, height = (size, size) if isinstance(size, int) else size
     pictures = np.empty((len(times), height, width, 3), np.uint8)

@@ -1,0 +1,228 @@
+"""Clips of the world as files, and as the trained models see them: through H.264."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from vatt_core.errors import BadRequest, DiskFull, ForbiddenPath
+from vatt_core.world.picture import iterate, render
+from vatt_core.world.scene import Layout, Scene, describe
+
+SOUND_RATE = 48_000
+"""Samples per second of the true sound in a written clip."""
+
+
+def frame_count(scene: Scene, fps: Fraction) -> int:
+    """Pictures of a clip: its length to the nearest picture, at least one."""
+    return max(1, round(Fraction(scene.seconds).limit_denominator(1_000_000) * fps))
+
+
+def parse_rate(text: str) -> Fraction:
+    """A frame rate as written by people: "24", "30000/1001", and the television rates 23.976, 29.97 and 59.94.
+
+    Raises BadRequest for anything that is no rate from 1 to 240.
+    """
+    try:
+        rate = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        raise BadRequest(f"{text!r} is no frame rate; write it as 24, 29.97 or 30000/1001", fps=text) from None
+    for whole in (24, 30, 60, 120):
+        if rate.denominator > 1 and abs(rate - Fraction(whole * 1000, 1001)) < Fraction(1, 100):
+            rate = Fraction(whole * 1000, 1001)
+    _check_rate(rate)
+    return rate
+
+
+def compressed_frames(scene: Scene, *, fps: int | Fraction = 20, size: int = 64) -> np.ndarray:
+    """The pictures of a scene, encoded to H.264 at the scene's quality in memory and read back.
+
+    This is what training sees. Picture i is that of instant i / fps. Returns uint8 [N, size, size, 3]. Raises
+    BadRequest for an odd size or one outside 16…4096.
+    """
+    rate = Fraction(fps)
+    _check_rate(rate)
+    _check_size(size)
+    times = [float(index / rate) for index in range(frame_count(scene, rate))]
+    pictures = render(scene, times, size=size)
+    memory = io.BytesIO()
+    with av.open(memory, "w", format="mp4") as container:
+        stream = _video_stream(container, rate, size, scene.crf, threads=1)
+        for index in range(len(pictures)):
+            container.mux(stream.encode(_video_frame(pictures[index], index, rate)))
+        container.mux(stream.encode(None))
+    memory.seek(0)
+    with av.open(memory, "r") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for index, frame in enumerate(container.decode(video=0)):
+            pictures[index] = frame.to_ndarray(format="rgb24")
+    return pictures
+
+
+def write_clip(
+    scene: Scene,
+    path: str | os.PathLike[str],
+    *,
+    fps: Fraction = Fraction(24),
+    size: int = 320,
+    with_sound: bool = False,
+) -> dict[str, Any]:
+    """Write a scene as an H.264 clip, and its description beside it (same name, `.json`).
+
+    Picture i shows the instant i / fps. A name that ends in .mov holds the sound as PCM, .mp4 as AAC. Both files appear
+    whole or not at all. Returns what the description file holds: `Scene.to_dict()` with fps, size, frames, sound.
+    Raises BadRequest (name, rate, size), ForbiddenPath, DiskFull.
+    """
+    target = Path(path)
+    rate = Fraction(fps)
+    _check_rate(rate)
+    _check_size(size)
+    if target.suffix.lower() not in (".mp4", ".mov"):
+        raise BadRequest(f"{target.name} is no name for a clip; let it end in .mp4 or .mov", path=str(target))
+    if target.is_dir():
+        raise BadRequest(f"{target} is a folder; name a file in it", path=str(target))
+    if not target.parent.is_dir():
+        raise BadRequest(f"there is no folder {target.parent}; make it first", path=str(target))
+    frames = frame_count(scene, rate)
+    description = {
+        **scene.to_dict(),
+        "fps": str(rate),
+        "size": size,
+        "frames": frames,
+        "duration": str(frames / rate),
+        "sound": with_sound,
+    }
+    with _whole(target) as clip, _whole(target.with_suffix(".json")) as text:
+        _encode(scene, clip, rate=rate, size=size, frames=frames, with_sound=with_sound)
+        text.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return description
+
+
+def write_world(
+    path: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    kind: str | None = None,
+    layout: Layout | None = None,
+    material: str | None = None,
+    seconds: float = 10.0,
+    fps: Fraction = Fraction(24),
+    size: int = 320,
+    with_sound: bool = False,
+) -> dict[str, Any]:
+    """Describe the clip of a seed (see `describe`) and write it (see `write_clip`)."""
+    scene = describe(seed, kind=kind, layout=layout, seconds=seconds, material=material)
+    return write_clip(scene, path, fps=fps, size=size, with_sound=with_sound)
+
+
+def _check_rate(rate: Fraction) -> None:
+    if not 1 <= rate <= 240:
+        raise BadRequest(f"{rate} pictures per second are not possible; choose 1 to 240", fps=str(rate))
+
+
+def _check_size(size: int) -> None:
+    if size % 2 or not 16 <= size <= 4096:
+        raise BadRequest(f"a picture of {size} pixels is not possible; choose an even number, 16 to 4096", size=size)
+
+
+def _video_stream(container: Any, rate: Fraction, size: int, crf: int, *, threads: int) -> Any:
+    preset = "veryfast" if size <= 128 else "medium"
+    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
+    stream.width = stream.height = size
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = 1 / rate
+    stream.codec_context.thread_count = threads
+    return stream
+
+
+def _video_frame(picture: np.ndarray, index: int, rate: Fraction) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    frame.pts = index
+    frame.time_base = 1 / rate
+    return frame
+
+
+def _encode(scene: Scene, path: Path, *, rate: Fraction, size: int, frames: int, with_sound: bool) -> None:
+    times = [float(index / rate) for index in range(frames)]
+    kind = "mov" if path.suffix.lower() == ".mov" else "mp4"
+    with av.open(str(path), "w", format=kind) as container:
+        video = _video_stream(container, rate, size, scene.crf, threads=0)
+        # Both streams must be known before the first packet is written.
+        sound = container.add_stream("pcm_s16le" if kind == "mov" else "aac", rate=SOUND_RATE) if with_sound else None
+        if sound is not None:
+            sound.codec_context.layout = "mono"
+            if kind == "mp4":
+                sound.codec_context.bit_rate = 160_000
+        for index, picture in enumerate(iterate(scene, times, size=size)):
+            container.mux(video.encode(_video_frame(picture, index, rate)))
+        container.mux(video.encode(None))
+        if sound is not None:
+            _encode_sound(scene, container, sound, samples=round(Fraction(frames) / rate * SOUND_RATE))
+
+
+def _encode_sound(scene: Scene, container: Any, stream: Any, *, samples: int) -> None:
+    # SciPy is needed for the sound only.
+    from vatt_core.world.sound import synthesise
+
+    wave = synthesise(scene, sample_rate=SOUND_RATE)[:samples]
+    wave = np.pad(wave, (0, samples - len(wave)))
+    block = stream.codec_context.frame_size or 1024
+    floating = stream.codec_context.name == "aac"
+    for start in range(0, samples, block):
+        part = wave[None, start : start + block]
+        if not floating:
+            part = np.round(np.clip(part, -1, 1) * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(part), format="fltp" if floating else "s16", layout="mono"
+        )
+        frame.sample_rate = SOUND_RATE
+        frame.pts = start
+        frame.time_base = Fraction(1, SOUND_RATE)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A temporary file beside `target` that takes its name at the end, or vanishes."""
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        # mkstemp keeps the file to its owner; a clip is an ordinary file.
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise _typed(error, target) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _typed(error: OSError, target: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"the disk is full, {target} was not written; make room and try again", path=str(target))
+    if isinstance(error, PermissionError) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ForbiddenPath(f"{target} may not be written; choose another folder", path=str(target))
+    return BadRequest(f"{target} cannot be written ({error}); choose another name", path=str(target))
