@@ -56,9 +56,7 @@ def process_scores(logits: Tensor, seen: Tensor, settings: SamplingSettings) -> 
     """
     scores = logits.float()
     touched = scores.gather(1, seen)
-    penalised = torch.where(
-        touched < 0, touched * settings.repetition_penalty, touched / settings.repetition_penalty
-    )
+    penalised = torch.where(touched < 0, touched * settings.repetition_penalty, touched / settings.repetition_penalty)
     scores = scores.scatter(1, seen, penalised) / settings.temperature
     kept = min(settings.top_k, scores.shape[-1])
     scores = scores.masked_fill(scores < scores.topk(kept)[0][:, -1:], -torch.inf)

@@ -49,15 +49,15 @@ class Codec(nn.Module):
         self.config = config
         self.timing = timing
         self.model = _build(config, timing)
+        # Width of the latent and of every codebook entry.
+        self.latent_dim = int(self._entries(0).shape[1])
 
-    @property
-    def latent_dim(self) -> int:
-        """Width of the latent and of every codebook entry."""
-        return int(self.model.config.codebook_dim)
+    def _entries(self, book: int) -> Tensor:
+        return self.model.get_buffer(f"quantizer.layers.{book}.codebook.embed")
 
     def codebooks(self) -> Tensor:
         """The entries of all codebooks, [K, V, latent] float32."""
-        return torch.stack([layer.codebook.embed.float() for layer in self.model.quantizer.layers])
+        return torch.stack([self._entries(book).float() for book in range(self.timing.codebooks)])
 
     def check_codes(self, codes: Tensor) -> None:
         """Raise ValueError unless codes is [B, K, T] of integers, T at least 1, every code inside its codebook."""
@@ -77,22 +77,20 @@ class Codec(nn.Module):
 
     def quantise(self, latent: Tensor) -> Tensor:
         """Residual quantisation: [B, latent, T] -> codes [B, K, T] int64, each codebook taking what the last left."""
-        codes, residual = [], latent
-        for layer in self.model.quantizer.layers:
-            chosen = layer.encode(residual)  # [B, T]
-            residual = residual - layer.decode(chosen)
-            codes.append(chosen)
-        return torch.stack(codes, dim=1)
+        # Without a bandwidth every codebook is used; transformers puts the codebooks first.
+        return self.model.quantizer.encode(latent).transpose(0, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes: [B, K, T] int -> wave [B, T * hop_length] float32. No clipping. Raises ValueError for a bad code."""
-        return self.model.decoder(self.quantised(codes)).squeeze(1)
+        with torch.autocast(codes.device.type, enabled=False):
+            return self.model.decoder(self.quantised(codes)).squeeze(1)
 
     def encode(self, wave: Tensor) -> Tensor:
         """wave: [B, N] float in [-1, 1] -> codes [B, K, ceil(N / hop_length)] int64."""
         if wave.ndim != 2 or wave.shape[1] < 1 or not wave.is_floating_point():
             raise ValueError(f"a wave must be floating point [B, N], got {wave.dtype} {list(wave.shape)}")
-        return self.quantise(self.model.encoder(wave.float()[:, None]))
+        with torch.autocast(wave.device.type, enabled=False):
+            return self.quantise(self.model.encoder(wave.float()[:, None]))
 
     @property
     def context_frames(self) -> int:

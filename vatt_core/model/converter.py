@@ -197,7 +197,9 @@ class Converter(nn.Module):
         device = self.video_proj.weight.device
         length = max(map(len, texts))
         rows = [[*prompt_ids, *text, *[0] * (length - len(text))] for text in texts]
-        labels = [[IGNORED_LABEL] * len(prompt_ids) + [*text] + [IGNORED_LABEL] * (length - len(text)) for text in texts]
+        labels = [
+            [IGNORED_LABEL] * len(prompt_ids) + [*text] + [IGNORED_LABEL] * (length - len(text)) for text in texts
+        ]
         # Padding on the right is never seen by what stands before it, so no mask is needed.
         logits = self.logits(features, torch.tensor(rows, device=device))
         target = torch.tensor(labels, device=device)[:, 1:]
