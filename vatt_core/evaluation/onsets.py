@@ -27,10 +27,10 @@ class OnsetOptions:
     """What counts as an onset.
 
     floor_db: what lies this far below the clip's loud parts is not looked at, nor what is below quietest_db (re full
-    scale). lag: seconds over which a rise is measured. bands: so many bands with the largest rises count. rise_db: their
-    mean rise that makes an onset, above the median of the rises around it. above_spread: the same in mean deviations of
-    those. surroundings: seconds to either side that the two look at. apart: shortest time between two onsets, seconds.
-    shift: added to every time, seconds.
+    scale). lag: seconds over which a rise is measured. bands: so many bands with the largest rises count.
+    rise_db: their mean rise that makes an onset, above the median of the rises around it. above_spread: the same in
+    mean deviations of those. surroundings: seconds to either side that the two look at. apart: shortest time between
+    two onsets, seconds. shift: added to every time, seconds.
     """
 
     floor_db: float = 50.0
@@ -137,7 +137,7 @@ def match_onsets(found: ArrayLike, true: ArrayLike, tolerance: float = 0.1) -> t
 
 
 def f1(counts: Iterable[tuple[int, int, int]]) -> float:
-    """F1 over a whole set: the (hits, found, true) of all its clips added up. 1.0 if nothing was there and nothing found."""
+    """F1 over a whole set: the (hits, found, true) of all its clips added up; 1.0 where nothing was nor was found."""
     hits = found = true = 0
     for clip_hits, clip_found, clip_true in counts:
         hits, found, true = hits + clip_hits, found + clip_found, true + clip_true
@@ -145,7 +145,10 @@ def f1(counts: Iterable[tuple[int, int, int]]) -> float:
 
 
 def event_levels(wave: ArrayLike, times: ArrayLike, sample_rate: int, *, seconds: float = 0.15) -> NDArray[np.float64]:
-    """Level in dB re full scale of the loudest 20 ms within `seconds` after each time (20 ms of grace before it) [times]."""
+    """Level (dB re full scale, RMS) of the loudest 20 ms within `seconds` after each time, [times].
+
+    Sound up to 20 ms early still counts, so that a generated strike a little before its time is measured too.
+    """
     signal = np.asarray(wave, dtype=np.float64)
     short = max(1, round(0.02 * sample_rate))
     energy = uniform_filter1d(signal**2, short, mode="constant")

@@ -20,6 +20,10 @@ from vatt_core.world.scene import VERSION, Scene, Shot, Source
 
 Wave = NDArray[np.float64]
 
+RASTER = 50.0
+"""Partials lie on multiples of this (Hz), so that 20 ms hold whole periods: a codec with 50 code frames per second that is
+as small as nano's then has no phase to carry from frame to frame. A deliberate simplification of this world."""
+
 FADE_SECONDS = 0.004
 """A shot's sound fades in and out within this time; nothing of it is heard in the next shot."""
 
@@ -103,6 +107,7 @@ def _partials(
     length = int(min(7 * max(decays), 3.0) * sample_rate)
     wave = np.zeros(length)
     for frequency, amplitude, decay in zip(frequencies, amplitudes, decays, strict=True):
+        frequency = max(RASTER, RASTER * round(frequency / RASTER))
         if frequency < 0.46 * sample_rate:
             n = np.arange(min(length, int(7 * decay * sample_rate)))
             pole = -1 / (decay * sample_rate) + 2j * np.pi * frequency / sample_rate
@@ -241,7 +246,7 @@ def _alarm(source: Source, sample_rate: int) -> Grains:
     rng = _random(source.seed)
     seconds = float(rng.uniform(0.18, 0.24))
     n = np.arange(round(seconds * sample_rate))
-    wave = np.sin(2 * np.pi * 1040 * n / sample_rate) + 0.6 * np.sin(2 * np.pi * 3120 * n / sample_rate)
+    wave = np.sin(2 * np.pi * 1050 * n / sample_rate) + 0.6 * np.sin(2 * np.pi * 3150 * n / sample_rate)
     wave *= np.minimum(1, np.minimum((n + 1) / (0.002 * sample_rate), (len(n) - n) / (0.015 * sample_rate)))
     return _scaled([(wave, np.zeros(1))], 0.42)
 
@@ -267,14 +272,16 @@ def _fireworks(source: Source, sample_rate: int) -> Grains:
 
 def _bird(source: Source, sample_rate: int) -> Grains:
     rng = _random(source.seed)
-    centre = float(rng.uniform(0.93, 1.07)) * (2350.0 if source.attributes["size"] == "large" else 4000.0)
+    centre = float(rng.uniform(0.93, 1.07)) * (2350.0 if source.attributes["size"] == "large" else 3700.0)
     grains = []
     for glide, seconds in (((1.25, 0.85), 0.15), ((0.85, 1.2), 0.18), ((0.88, 1.22, 0.88), 0.2)):
         n = np.arange(round(seconds * sample_rate))
         shape = np.interp(n / len(n), np.linspace(0, 1, len(glide)), glide)
-        phase = 2 * np.pi * np.cumsum(centre * shape) / sample_rate
+        frequency = centre * shape
+        phase = 2 * np.pi * np.cumsum(frequency) / sample_rate
+        octave = 0.15 * np.clip((0.47 * sample_rate - 2 * frequency) / 800, 0, 1)  # gone before it would fold back
         envelope = np.minimum(1, (n + 1) / (0.003 * sample_rate)) * np.cos(0.5 * np.pi * n / len(n)) ** 0.7
-        grains.append((np.sin(phase) * envelope, 0.15 * np.sin(2 * phase) * envelope))
+        grains.append((np.sin(phase) * envelope, octave * np.sin(2 * phase) * envelope))
     return _scaled(grains, 0.55)
 
 
