@@ -1,0 +1,80 @@
+"""Which paths a job may name. Checked before a job is accepted, so that a bad one is refused in a word at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from vatt_client import messages
+
+from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible
+from vatt_daemon.settings import PathSettings
+
+
+def check_paths(message: messages.Submission, settings: PathSettings) -> None:
+    """Raise the typed error of the first path of a submission that cannot be used. Touches the file system."""
+    check_input(message.path, settings.input_roots)
+    if isinstance(message, messages.Generate):
+        check_output(message.output, settings.output_roots)
+
+
+def _absolute(text: str, field: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise BadRequest(f"'{field}' must be an absolute path, not '{text}'.", field=field)
+    return path
+
+
+def _inside(path: Path, roots: Sequence[str]) -> bool:
+    return not roots or any(path.is_relative_to(Path(root).expanduser().resolve()) for root in roots)
+
+
+def check_input(text: str, roots: Sequence[str]) -> Path:
+    """The resolved path of a clip. Links and '..' are resolved before roots are compared."""
+    path = _absolute(text, "path")
+    try:
+        resolved = path.resolve(strict=True)
+        mode = resolved.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputNotVisible(f"There is no file {path}: check the name.", path=text) from None
+    except PermissionError:
+        raise ForbiddenPath(
+            f"The file {path} may not be read: change its permissions or those of its folder.", path=text
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise InputNotVisible(f"The file {path} cannot be reached ({error}).", path=text) from error
+    if not _inside(resolved, roots):
+        raise ForbiddenPath(
+            f"The file {path} lies outside the folders that the daemon may read (paths.input_roots).", path=text
+        )
+    if stat.S_ISDIR(mode):
+        raise InputNotVisible(f"{path} is a folder: name a video file.", path=text)
+    if not stat.S_ISREG(mode):
+        raise ForbiddenPath(f"{path} is no regular file: name a video file.", path=text)
+    if not os.access(resolved, os.R_OK):
+        raise ForbiddenPath(f"The file {path} may not be read: change its permissions.", path=text)
+    return resolved
+
+
+def check_output(text: str, roots: Sequence[str]) -> Path:
+    """The resolved output folder: it exists and can be written to, or can be made."""
+    path = _absolute(text, "output")
+    try:
+        resolved = path.resolve()
+        if not _inside(resolved, roots):
+            raise ForbiddenPath(
+                f"The folder {path} lies outside the folders that the daemon may write to (paths.output_roots).",
+                path=text,
+            )
+        existing = next(folder for folder in (resolved, *resolved.parents) if folder.exists())
+    except (OSError, RuntimeError) as error:
+        raise ForbiddenPath(f"The output folder {path} cannot be reached ({error}).", path=text) from error
+    if not existing.is_dir():
+        raise ForbiddenPath(
+            f"The output folder {path} cannot be made: {existing} is a file. Choose another folder.", path=text
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ForbiddenPath(f"The output folder {path} cannot be written to: choose another one.", path=text)
+    return resolved

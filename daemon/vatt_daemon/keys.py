@@ -1,0 +1,105 @@
+"""Keys: made at the first start, readable by this user alone, checked at every start.
+
+CURVE encrypts every socket and proves the daemon's identity; `Gatekeeper` lets in only clients whose public key is
+known (the user's own key for now, which the connection file hands to programs of the same user).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+import zmq.utils.z85
+
+from vatt_core.errors import ForbiddenPath
+
+log = logging.getLogger(__name__)
+
+DOMAIN = b"vatt"
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A CURVE key pair, each part 40 characters of Z85."""
+
+    public: bytes
+    secret: bytes
+
+
+def load_key_pair(file: Path) -> KeyPair:
+    """Read the secret key in `file`, making it when it is missing. Raises ForbiddenPath if others could read it."""
+    with contextlib.suppress(FileExistsError):
+        _make(file)
+    check_private(file)
+    secret = file.read_bytes().strip()
+    try:
+        return KeyPair(public=zmq.curve_public(secret), secret=secret)
+    except (ValueError, zmq.ZMQError) as error:
+        raise ForbiddenPath(
+            f"The key file {file} is damaged: remove it and restart the daemon, a new key is made then.", path=str(file)
+        ) from error
+
+
+def _make(file: Path) -> None:
+    # zmq.auth.create_certificates leaves the secret readable by everybody; this one is private from its first byte.
+    if file.exists():
+        raise FileExistsError(file)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with contextlib.suppress(FileNotFoundError):
+        part.unlink()
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(zmq.curve_keypair()[1])
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(part, file)
+
+
+def check_private(file: Path) -> None:
+    """Raise ForbiddenPath unless `file` is a regular file of this user that no one else can read or write."""
+    about = file.lstat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ForbiddenPath(
+            f"The key file {file} is no regular file: remove it and restart the daemon.", path=str(file)
+        )
+    if sys.platform != "win32" and (about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o077):
+        raise ForbiddenPath(
+            f"The key file {file} can be read by others (mode {stat.S_IMODE(about.st_mode):o}): "
+            f"run 'chmod 600 {file}', or remove it to get a new key.",
+            path=str(file),
+        )
+
+
+class Gatekeeper:
+    """Answers ZeroMQ's authentication requests (ZAP 1.0): only known public keys are let in.
+
+    `clients` maps a public key (Z85) to the client's name. The name is what the job store keys submissions by.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], clients: dict[bytes, str]) -> None:
+        self.clients = clients
+        self.socket = context.socket(zmq.REP)
+        self.socket.linger = 0
+        self.socket.bind("inproc://zeromq.zap.01")
+
+    def answer(self, frames: list[bytes]) -> list[bytes]:
+        """The reply to one authentication request: version, request id, status, text, user id, metadata."""
+        if len(frames) < 7:
+            return [b"1.0", frames[1] if len(frames) > 1 else b"", b"500", b"malformed", b"", b""]
+        version, request, _domain, address, _identity, mechanism, *credentials = frames
+        name = None
+        if version == b"1.0" and mechanism == b"CURVE" and len(credentials[0]) == 32:
+            name = self.clients.get(zmq.utils.z85.encode(credentials[0]))
+        if name is None:
+            log.warning("refused a client with an unknown key from %s", address.decode("ascii", "replace"))
+            return [b"1.0", request, b"400", b"unknown key", b"", b""]
+        return [b"1.0", request, b"200", b"OK", name.encode(), b""]
+
+    def close(self) -> None:
+        self.socket.close()

@@ -1,0 +1,228 @@
+"""Settings: flag > environment > file > default. Unknown keys are errors.
+
+The file is `config.toml` in the user's configuration folder. Each key `name` of a table `[table]` can also be given as
+the environment variable `VATT_TABLE_NAME`. `VATT_HOME` moves every folder (configuration, data, runtime, log, cache)
+below one folder, which is how tests and the demonstration leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vatt_client.connection import runtime_folder
+
+from vatt_core.errors import BadRequest
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Ports (0: a free one is chosen), limits of what comes in. Sizes in bytes, times in seconds."""
+
+    port: int = 0
+    control_port: int = 0
+    largest_message: int = 1 << 20
+    handshake_timeout: float = 5.0
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """queue: jobs that may wait. attempts: tries of a job whose worker dies. fair_share: interactive jobs in a row
+    before a waiting batch job gets its turn."""
+
+    queue: int = 20_000
+    attempts: int = 3
+    fair_share: int = 16
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """device: "auto", "cpu", "cuda". cancel_grace: seconds after which a worker that ignores a cancellation is killed.
+    restarts: starts allowed within restart_window seconds. threads: CPU threads of the model, 0 for all cores."""
+
+    device: str = "auto"
+    cancel_grace: float = 20.0
+    restarts: int = 5
+    restart_window: float = 60.0
+    threads: int = 0
+    pipeline: str = "vatt_core.pipeline:Pipeline"
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    """Folders that jobs may read clips from and write to; empty: whatever the user may."""
+
+    input_roots: tuple[str, ...] = ()
+    output_roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where everything lives."""
+
+    config: Path
+    data: Path
+    runtime: Path
+    log: Path
+    cache: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"
+
+    @property
+    def keys(self) -> Path:
+        return self.data / "keys"
+
+    @property
+    def database(self) -> Path:
+        return self.data / "jobs.sqlite"
+
+    def make(self) -> None:
+        """Make the folders, for this user alone. Raises ForbiddenPath via OSError handling of the caller."""
+        for folder in (self.config, self.data, self.runtime, self.log, self.cache, self.keys):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+@dataclass(frozen=True)
+class Settings:
+    server: ServerSettings = field(default_factory=ServerSettings)
+    jobs: JobSettings = field(default_factory=JobSettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "server.port": (0, 65_535),
+    "server.control_port": (0, 65_535),
+    "server.largest_message": (4096, 1 << 28),
+    "server.handshake_timeout": (0.1, 600),
+    "jobs.queue": (1, 10_000_000),
+    "jobs.attempts": (1, 100),
+    "jobs.fair_share": (1, 1_000_000),
+    "worker.cancel_grace": (0.1, 3600),
+    "worker.restarts": (1, 1000),
+    "worker.restart_window": (1, 86_400),
+    "worker.threads": (0, 1024),
+}
+
+
+def folders() -> Folders:
+    """The folders in use: below $VATT_HOME if it is set, else those of the platform."""
+    home = os.environ.get("VATT_HOME")
+    if home:
+        root = Path(home).expanduser().absolute()
+        return Folders(root / "config", root / "data", root / "runtime", root / "log", root / "cache")
+    import platformdirs
+
+    own = platformdirs.PlatformDirs("vatt", appauthor=False)
+    return Folders(
+        Path(own.user_config_dir),
+        Path(own.user_data_dir),
+        runtime_folder(),
+        Path(own.user_log_dir),
+        Path(own.user_cache_dir),
+    )
+
+
+def load_settings(
+    *, file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read the settings. `flags` maps 'table.name' to values and wins over everything.
+
+    Raises BadRequest that names the key and where it stands.
+    """
+    file = folders().config_file if file is None else file
+    environment = os.environ if environment is None else environment
+    given: dict[str, tuple[Any, str]] = {}
+    for key, value in _from_file(file).items():
+        given[key] = (value, str(file))
+    for key, value in _from_environment(environment).items():
+        given[key] = (value, f"the environment variable {_variable(key)}")
+    for key, value in (flags or {}).items():
+        given[key] = (value, "the command line")
+
+    kinds = {f"{table}.{name}": kind for table, names in _tables().items() for name, kind in names.items()}
+    values: dict[str, dict[str, Any]] = {}
+    for key, (value, source) in given.items():
+        if key not in kinds:
+            raise BadRequest(f"There is no setting '{key}' ({source}). There are: {', '.join(sorted(kinds))}.", key=key)
+        table, name = key.split(".", 1)
+        values.setdefault(table, {})[name] = _convert(key, value, kinds[key], source)
+    defaults = Settings()
+    return Settings(
+        **{
+            item.name: dataclasses.replace(getattr(defaults, item.name), **values.get(item.name, {}))
+            for item in dataclasses.fields(Settings)
+        }
+    )
+
+
+def _tables() -> dict[str, dict[str, Any]]:
+    hints = typing.get_type_hints(Settings)
+    return {name: typing.get_type_hints(kind) for name, kind in hints.items()}
+
+
+def _variable(key: str) -> str:
+    return "VATT_" + key.replace(".", "_").upper()
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"The settings file {file} is no valid TOML: {error}.") from error
+    except OSError as error:
+        raise BadRequest(f"The settings file {file} cannot be read: {error.strerror}.") from error
+    found: dict[str, Any] = {}
+    for table, names in tables.items():
+        if not isinstance(names, dict):
+            raise BadRequest(f"'{table}' in {file} must stand in one of the tables [{'], ['.join(_tables())}].")
+        found.update({f"{table}.{name}": value for name, value in names.items()})
+    return found
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Variables that begin like a table's must name a key of it; other VATT_ variables are none of ours."""
+    found: dict[str, Any] = {}
+    for variable, value in environment.items():
+        for table in _tables():
+            prefix = f"VATT_{table.upper()}_"
+            if variable.startswith(prefix):
+                found[f"{table}.{variable.removeprefix(prefix).lower()}"] = value
+    return found
+
+
+def _convert(key: str, value: Any, kind: Any, source: str) -> Any:
+    """Bring a value from TOML, or a text from the environment, to the type of the setting."""
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(
+        kind, "a list of texts"
+    )
+    problem = BadRequest(f"The setting '{key}' ({source}) must be {wanted}, not {value!r}.", key=key)
+    if isinstance(kind, types.GenericAlias):
+        items = [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+            raise problem
+        return tuple(items)
+    if isinstance(value, str) and kind in (int, float):
+        try:
+            value = kind(value)
+        except ValueError:
+            raise problem from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise problem
+    low, high = _RANGES.get(key, (float("-inf"), float("inf")))
+    if kind in (int, float) and not low <= value <= high:
+        raise BadRequest(f"The setting '{key}' ({source}) must lie between {low:g} and {high:g}, not {value}.", key=key)
+    return value

@@ -1,0 +1,349 @@
+"""The job store: SQLite with a write-ahead log, one writer. What it has acknowledged survives a kill at any time.
+
+States: queued → running (attempt, instance) → done | failed | cancelled. A submission is committed before it is
+acknowledged, an attempt before it is dispatched, an end before anybody hears of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from vatt_client import messages
+from vatt_client.replies import CANCELLED, DONE, ENDED, FAILED, QUEUED, RUNNING
+
+from vatt_core.errors import BadRequest, DiskFull, VattError
+
+VERSION = 1
+LARGEST_RECOVERIES = 10
+"""A job under way at that many deaths of the daemon itself is not tried again: it may be what kills it."""
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    client TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    priority TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    recoveries INTEGER NOT NULL DEFAULT 0,
+    instance TEXT,
+    seed INTEGER NOT NULL,
+    request BLOB NOT NULL,
+    result BLOB,
+    error BLOB,
+    created REAL NOT NULL,
+    started REAL,
+    finished REAL,
+    expires REAL,
+    UNIQUE (client, idempotency_key)
+);
+CREATE INDEX jobs_by_state ON jobs (state, sequence);
+CREATE TABLE history (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    at REAL NOT NULL,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    note TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX history_by_job ON history (job, sequence);
+"""
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """A row of the store. Times are seconds since 1970; `expires` is when its deadline ends."""
+
+    id: str
+    client: str
+    kind: str
+    priority: str
+    state: str
+    attempt: int
+    seed: int
+    request: dict[str, Any]
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    created: float
+    started: float | None
+    finished: float | None
+    expires: float | None
+    sequence: int
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    def to_wire(self, *, short: bool = False) -> dict[str, Any]:
+        """The map that `get` answers; `short` leaves out the request and the result, as `list` does."""
+        body: dict[str, Any] = {
+            "id": self.id,
+            "kind": self.kind,
+            "state": self.state,
+            "priority": self.priority,
+            "attempt": self.attempt,
+            "created": self.created,
+            "started": self.started,
+            "finished": self.finished,
+            "seed": self.seed,
+            "error": self.error,
+        }
+        if not short:
+            body |= {"request": self.request, "result": self.result}
+        return body
+
+
+_COLUMNS = (
+    "id, client, kind, priority, state, attempt, seed, request, result, error, created, started, finished, "
+    "expires, sequence"
+)
+
+
+def _row(row: Sequence[Any]) -> StoredJob:
+    values = list(row)
+    for place in (7, 8, 9):
+        values[place] = None if values[place] is None else msgpack.unpackb(values[place])
+    return StoredJob(*values)
+
+
+def fingerprint(message: messages.Submission) -> bytes:
+    """What must be equal for two submissions to be the same: everything except the key and the time left."""
+    body = message.to_wire()
+    body.pop("idempotency_key", None)
+    body.pop("deadline", None)
+    return hashlib.sha256(msgpack.packb(sorted(body.items()))).digest()
+
+
+class Store:
+    """The jobs on disk. Not thread-safe: it belongs to the daemon's loop."""
+
+    def __init__(self, file: Path, *, instance: str) -> None:
+        """Open or create. Raises VattError when the file is damaged, or was written by a newer version."""
+        self.file = file
+        self.instance = instance
+        self._depth = 0
+        try:
+            self._db = sqlite3.connect(file, isolation_level=None, timeout=5.0)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            raise VattError(
+                f"The job database {file} cannot be opened ({error}). Restore it from a backup, or move it away to "
+                "begin with an empty one.",
+                path=str(file),
+            ) from error
+
+    def _migrate(self) -> None:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise VattError(
+                f"The job database {self.file} is of version {version}, this program knows {VERSION}: update VATT.",
+                path=str(self.file),
+            )
+        if version < 1:
+            with self.transaction():
+                for statement in _SCHEMA.split(";\n"):
+                    if statement.strip():
+                        self._db.execute(statement)
+                self._db.execute("PRAGMA user_version = 1")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is committed together; nested uses join the outer one. Raises DiskFull."""
+        if self._depth:
+            yield
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise DiskFull(
+                    f"There is no space left for the job database {self.file}: free some.", path=str(self.file)
+                ) from error
+            raise
+
+    def submit(self, message: messages.Submission, *, client: str, seed: int) -> tuple[StoredJob, bool]:
+        """Store a job; returns it and whether it was there already. Raises BadRequest: same key, other content."""
+        key = message.idempotency_key or str(uuid.uuid4())
+        mark = fingerprint(message)
+        known = self._db.execute(
+            f"SELECT {_COLUMNS}, fingerprint FROM jobs WHERE client = ? AND idempotency_key = ?", (client, key)
+        ).fetchone()
+        if known is not None:
+            job = _row(known[:-1])
+            if known[-1] != mark:
+                raise BadRequest(
+                    f"The idempotency key '{key}' was used for another request (job {job.id}): use a new key.",
+                    field="idempotency_key",
+                    job=job.id,
+                )
+            return job, True
+        now = time.time()
+        identity = uuid.uuid4().hex
+        request = message.to_wire()
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO jobs (id, client, idempotency_key, fingerprint, kind, priority, state, seed, request, "
+                "created, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    identity,
+                    client,
+                    key,
+                    mark,
+                    message.TYPE,
+                    message.priority,
+                    QUEUED,
+                    seed,
+                    msgpack.packb(request),
+                    now,
+                    None if message.deadline is None else now + message.deadline,
+                ),
+            )
+            self._note(identity, QUEUED, 0, "submitted", now)
+        return self.get(identity), False
+
+    def find(self, job: str) -> StoredJob | None:
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job,)).fetchone()
+        return None if row is None else _row(row)
+
+    def get(self, job: str) -> StoredJob:
+        found = self.find(job)
+        if found is None:
+            raise KeyError(job)
+        return found
+
+    def start(self, job: str) -> StoredJob:
+        """Count an attempt and mark the job as running, before it is dispatched."""
+        now = time.time()
+        with self.transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = ?, attempt = attempt + 1, instance = ?, started = ? "
+                "WHERE id = ? AND state = ?",
+                (RUNNING, self.instance, now, job, QUEUED),
+            )
+            found = self.get(job)
+            self._note(job, RUNNING, found.attempt, "", now)
+        return found
+
+    def requeue(self, job: str, *, note: str, uncount: bool = False) -> StoredJob:
+        """Put a running job back; `uncount` when the interruption was not the job's doing."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = ?, instance = NULL, attempt = MAX(0, attempt - ?) WHERE id = ? AND state = ?",
+                (QUEUED, int(uncount), job, RUNNING),
+            )
+            found = self.get(job)
+            self._note(job, found.state, found.attempt, note, time.time())
+        return found
+
+    def finish(
+        self, job: str, state: str, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
+    ) -> StoredJob:
+        """Store the end of a job. A job that has ended stays as it is."""
+        if state not in ENDED:
+            raise ValueError(f"{state} is no end")
+        now = time.time()
+        with self.transaction():
+            changed = self._db.execute(
+                "UPDATE jobs SET state = ?, result = ?, error = ?, finished = ? WHERE id = ? AND state IN (?, ?)",
+                (
+                    state,
+                    None if result is None else msgpack.packb(result),
+                    None if error is None else msgpack.packb(error),
+                    now,
+                    job,
+                    QUEUED,
+                    RUNNING,
+                ),
+            ).rowcount
+            found = self.get(job)
+            if changed:
+                self._note(job, state, found.attempt, "" if error is None else str(error.get("message", "")), now)
+        return found
+
+    def recover(self) -> list[StoredJob]:
+        """What an earlier daemon left: running jobs go back to the queue. Returns all queued jobs, oldest first."""
+        with self.transaction():
+            left = self._db.execute("SELECT id, recoveries FROM jobs WHERE state = ?", (RUNNING,)).fetchall()
+            for job, recoveries in left:
+                if recoveries >= LARGEST_RECOVERIES:
+                    self.finish(
+                        job,
+                        FAILED,
+                        error={
+                            "code": "worker_crash",
+                            "retryable": False,
+                            "retry_after": None,
+                            "details": {},
+                            "message": f"The daemon died {recoveries + 1} times while this job ran: no further try.",
+                        },
+                    )
+                    continue
+                self._db.execute("UPDATE jobs SET recoveries = recoveries + 1 WHERE id = ?", (job,))
+                self.requeue(job, note="the daemon was gone while it ran", uncount=True)
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY sequence", (QUEUED,)).fetchall()
+        return [_row(row) for row in rows]
+
+    def page(
+        self,
+        *,
+        states: Sequence[str] = (),
+        limit: int = 100,
+        before: int | None = None,
+    ) -> tuple[list[StoredJob], int | None]:
+        """Jobs, newest first, and the cursor of the next page (None: that was the last)."""
+        conditions: list[str] = ["1"]
+        values: list[Any] = []
+        if states:
+            conditions.append(f"state IN ({', '.join('?' * len(states))})")
+            values.extend(states)
+        if before is not None:
+            conditions.append("sequence < ?")
+            values.append(before)
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM jobs WHERE {' AND '.join(conditions)} ORDER BY sequence DESC LIMIT ?",
+            [*values, limit + 1],
+        ).fetchall()
+        jobs = [_row(row) for row in rows[:limit]]
+        return jobs, jobs[-1].sequence if len(rows) > limit else None
+
+    def history(self, job: str) -> list[dict[str, Any]]:
+        rows = self._db.execute("SELECT at, state, attempt, note FROM history WHERE job = ? ORDER BY sequence", (job,))
+        return [{"at": at, "state": state, "attempt": attempt, "note": note} for at, state, attempt, note in rows]
+
+    def counts(self) -> dict[str, int]:
+        found = dict(self._db.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
+        return {state: found.get(state, 0) for state in (QUEUED, RUNNING, DONE, FAILED, CANCELLED)}
+
+    def _note(self, job: str, state: str, attempt: int, note: str, at: float) -> None:
+        self._db.execute(
+            "INSERT INTO history (job, at, state, attempt, note) VALUES (?, ?, ?, ?, ?)",
+            (job, at, state, attempt, note),
+        )
+
+    def close(self) -> None:
+        self._db.close()

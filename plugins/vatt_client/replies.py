@@ -1,0 +1,169 @@
+"""What the daemon answers, as typed, frozen dataclasses.
+
+Fields that a client does not know are left out, so that a newer daemon can add some (minor versions do).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from vatt_client import errors
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
+ENDED = (DONE, FAILED, CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> Self:
+        known = {item.name for item in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in body.items() if key in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `--json` prints them."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Welcome(Reply):
+    """Answer to `hello`."""
+
+    instance: str
+    daemon: str = ""
+    protocol_minimum: list[int] = field(default_factory=list)
+    protocol_maximum: list[int] = field(default_factory=list)
+    capabilities: list[str] = field(default_factory=list)
+    largest_message: int = 1 << 20
+    pid: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pong(Reply):
+    """Answer to `ping`. `uptime` in seconds."""
+
+    instance: str
+    uptime: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Reply):
+    """How far a job is: `done` of `total` steps of `stage`. `elapsed` and `eta` in seconds; eta may be unknown."""
+
+    job: str
+    stage: str
+    done: int
+    total: int
+    unit: str = "steps"
+    elapsed: float = 0.0
+    eta: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(Reply):
+    """One suggestion; `score` is the model's mean log probability of a token, higher is surer."""
+
+    text: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestions(Reply):
+    """Answer of a `suggest` job. `seconds`: time spent per stage."""
+
+    captions: list[Caption]
+    seed: int | None = None
+    model: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> Self:
+        found = super().from_wire(body)
+        return dataclasses.replace(found, captions=[Caption.from_wire(item) for item in body["captions"]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take(Reply):
+    """One soundtrack: absolute paths of its files, and what it was made from."""
+
+    wav: str
+    sidecar: str = ""
+    preview: str | None = None
+    muxed: str | None = None
+    caption: str = ""
+    seed: int = 0
+    scores: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Takes(Reply):
+    """Answer of a `generate` job. `seconds`: time spent per stage, for all takes together."""
+
+    takes: list[Take]
+    model: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_wire(cls, body: Mapping[str, Any]) -> Self:
+        found = super().from_wire(body)
+        return dataclasses.replace(found, takes=[Take.from_wire(item) for item in body["takes"]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Reply):
+    """A job as it is. Times are seconds since 1970; `error` is an error map, see errors.from_wire."""
+
+    id: str
+    kind: str
+    state: str
+    priority: str = "interactive"
+    attempt: int = 0
+    created: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+    seed: int | None = None
+    progress: dict[str, Any] | None = None
+    request: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    history: list[dict[str, Any]] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    def raise_for_state(self) -> None:
+        """Raise the typed error of a job that failed or was cancelled."""
+        if self.state == CANCELLED:
+            raise errors.from_wire(self.error or {"code": "cancelled", "message": f"Job {self.id} was cancelled."})
+        if self.state == FAILED:
+            raise errors.from_wire(self.error or {"code": "internal", "message": f"Job {self.id} failed."})
+
+    def suggestions(self) -> Suggestions:
+        """The captions of a `suggest` job that is done; raises its error otherwise."""
+        self.raise_for_state()
+        return Suggestions.from_wire(self.result or {"captions": []})
+
+    def takes(self) -> Takes:
+        """The takes of a `generate` job that is done; raises its error otherwise."""
+        self.raise_for_state()
+        return Takes.from_wire(self.result or {"takes": []})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonStatus(Reply):
+    """Answer to `status`. `worker` describes the model process; `counts` are jobs by state."""
+
+    instance: str
+    pid: int = 0
+    uptime: float = 0.0
+    running: list[str] = field(default_factory=list)
+    queued: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    worker: dict[str, Any] = field(default_factory=dict)
+    watchers: int = 0
