@@ -5,6 +5,7 @@ Units: the thing reaches from about -0.9 to 0.9 (x right, y down).
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from vatt_core.world.motion import Look, flicker
@@ -26,7 +27,7 @@ def rain(pen: Pen, look: Look, time: float) -> None:
         reach = 0.48 + 0.66 * row
         pen.line([(-reach + 0.04, row), (reach - 0.04, row)], 0.03, look.dark)
     drops = 84 if heavy else 13
-    length, width = (0.26, 0.05) if heavy else (0.12, 0.035)
+    length, width = (0.26, 0.05) if heavy else (0.16, 0.045)
     seen = drops * (0.1 + 0.9 * level)
     for index in range(math.floor(seen) + 1):
         offset, rate = look.dice[(3 * index) % 400], 1.5 + 0.5 * look.dice[(3 * index + 1) % 400]
@@ -52,7 +53,7 @@ def fire(pen: Pen, look: Look, time: float) -> None:
     large = look.attribute == "large"
     level = look.level(time)
     rim = 0.2
-    height = (1.15 if large else 0.5) * (0.3 + 0.7 * level)
+    height = (1.15 if large else 0.56) * (0.3 + 0.7 * level)
     half = 0.5 if large else 0.24
     if large:
         pen.circle(0, rim - 0.4 * height, 0.45 + 0.4 * level, (255, 150, 60), alpha=46)
@@ -147,8 +148,9 @@ def waves(pen: Pen, look: Look, time: float) -> None:
     steps = 30
     across = [left + (right - left) * step / steps for step in range(steps + 1)]
     pen.polygon([(left, 2.0), *((x, surface(x, 0.3) - 0.08) for x in across), (right, 2.0)], mix(WATER, PAPER, 0.18))
-    here = surface(0.0)
-    tilt = math.atan2(surface(0.22) - surface(-0.22), 0.44) * 0.85
+    # The hull spans more than a point of the water: it rides on the mean and leans with the slope.
+    here = (surface(-0.38) + surface(0.0) + surface(0.38)) / 3
+    tilt = math.atan2(surface(0.38) - surface(-0.38), 0.76) * 0.9
     keel = (0.0, here)
 
     def shape(points: list[tuple[float, float]], colour: Colour, edge: Colour | None) -> None:
@@ -162,9 +164,9 @@ def waves(pen: Pen, look: Look, time: float) -> None:
     front = [(x, surface(x) + 0.08) for x in across]
     pen.polygon([(left, 2.0), *front, (right, 2.0)], WATER)
     pen.line(front, 0.05, mix(WATER, PAPER, 0.75))
-    crest = 0.12 * level * (1.6 if large else 0.7)
-    for (x, y), (_, before), (_, behind) in zip(front[1:-1], front[:-2], front[2:], strict=True):
-        if y <= before and y <= behind:
-            pen.ellipse(x, y, crest * 1.4, crest * 0.6, PAPER)
+    crest = 0.44 - 0.5 * height
+    for first, second in itertools.pairwise(front):
+        if first[1] < crest and second[1] < crest:
+            pen.bar(first, second, 0.09 * (0.4 + level) * (1.3 if large else 0.7), PAPER, round_ends=True)
     for row in (0.62, 0.84):
         pen.line([(x, surface(x, row) * 0.4 + row * 0.72) for x in across], 0.035, mix(WATER, INK, 0.3))

@@ -260,8 +260,8 @@ def fireworks(pen: Pen, look: Look, time: float) -> None:
             y = 0.62 - 0.82 * climbed
             back = max(0.0, climbed - 0.28)
             trail = (places[following.variant % 3] * back, 0.62 - 0.82 * back)
-            pen.bar(trail, (x, y), 0.06, (250, 206, 120))
-            pen.circle(x, y, 0.08 if large else 0.055, SPARK)
+            pen.bar(trail, (x, y), 0.03 + 0.05 * following.strength, (250, 206, 120))
+            pen.circle(x, y, (0.03 + 0.07 * following.strength) * (1.2 if large else 0.8), SPARK)
 
 
 def bird(pen: Pen, look: Look, time: float) -> None:
@@ -281,8 +281,9 @@ def bird(pen: Pen, look: Look, time: float) -> None:
     for leaf in ((0.72, branch - 0.32), (0.85, branch - 0.05), (-0.85, branch)):
         pen.ellipse(*leaf, 0.09, 0.05, (92, 112, 84))
     for leg in (-0.16, 0.1):
-        pen.bar((leg * size - 0.1, branch), (leg * size - 0.1, branch - 0.4 * size - hop), 0.04, INK)
-    x, y = -0.1, branch - 0.72 * size - 0.05 - hop
+        foot = leg * size + (-0.28 if large else -0.1)
+        pen.bar((foot, branch), (foot, branch - 0.4 * size - hop), 0.04, INK)
+    x, y = -0.28 if large else -0.1, branch - 0.72 * size - 0.05 - hop
     tail = [(x - 0.5 * size, y), (x - 1.3 * size, y + (0.32 - 0.5 * gape) * size)]
     pen.polygon([*tail, (x - 1.1 * size, y + (0.55 - 0.5 * gape) * size), (x - 0.3 * size, y + 0.4 * size)], look.dark)
     pen.ellipse(x, y, 0.8 * size, 0.6 * size, look.base, edge=look.dark)
@@ -290,8 +291,8 @@ def bird(pen: Pen, look: Look, time: float) -> None:
     tilt = -0.35 * gape
     beak = (head[0] + 0.32 * size, head[1])
     for side in (-1, 1):
-        jaw = [(beak[0], beak[1] + side * 0.02), (beak[0], beak[1] + side * 0.2 * size)]
-        point = (beak[0] + 0.5 * size, beak[1] + side * 0.05 * size)
+        jaw = [beak, (beak[0], beak[1] + side * 0.2 * size)]
+        point = (beak[0] + 0.55 * size, beak[1] + side * 0.01)
         pen.polygon(rotate([*jaw, point], side * 0.75 * gape + tilt, (beak[0] - 0.1 * size, beak[1])), (232, 138, 44))
     pen.circle(*head, 0.42 * size, look.base, edge=look.dark)
     pen.circle(head[0] + 0.12 * size, head[1] - 0.1 * size, 0.1 * size, INK)
