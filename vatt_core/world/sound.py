@@ -21,8 +21,8 @@ from vatt_core.world.scene import VERSION, Scene, Shot, Source
 Wave = NDArray[np.float64]
 
 RASTER = 50.0
-"""Partials lie on multiples of this (Hz), so that 20 ms hold whole periods: a codec with 50 code frames per second that is
-as small as nano's then has no phase to carry from frame to frame. A deliberate simplification of this world."""
+"""Partials lie on multiples of this (Hz), so that 20 ms hold whole periods: a codec with 50 code frames per second that
+is as small as nano's then has no phase to carry from frame to frame. A deliberate simplification of this world."""
 
 FADE_SECONDS = 0.004
 """A shot's sound fades in and out within this time; nothing of it is heard in the next shot."""
@@ -202,13 +202,13 @@ def _drum(source: Source, sample_rate: int) -> Grains:
         membrane = np.array([1.0, 1.59, 2.14, 2.65]) * pitch * pad
         if metal:
             skin = _partials(membrane, [0.8, 0.35, 0.2, 0.1], [0.11, 0.08, 0.06, 0.05], sample_rate)
-            shell = np.array([5.1, 7.3, 9.7, 12.9]) * (pitch * pad) ** 0.5 * 13.0
+            shell = np.array([5.1, 7.3, 9.7, 12.9]) * (pitch * pad) ** 0.5 * 16.0
             ring = _partials(shell, [0.5, 0.45, 0.35, 0.25], [0.28, 0.26, 0.22, 0.18], sample_rate)
-            click = 0.3 * _contact(noise, 1500, 6500, 0.01, sample_rate)
+            click = 0.4 * _contact(noise, 1500, 6500, 0.025, sample_rate)
             grains.append((_add(skin, 0.6 * ring), _add(0.4 * ring, click)))
         else:
             skin = _partials(membrane, [1.0, 0.6, 0.35, 0.2], [0.15, 0.11, 0.08, 0.06], sample_rate)
-            click = 0.35 * _contact(noise, 300, 1800, 0.012, sample_rate)
+            click = 0.4 * _contact(noise, 900, 4500, 0.012, sample_rate)
             grains.append((skin, click))
     return _scaled(grains, 0.8)
 
