@@ -103,7 +103,7 @@ def write_clip(
         "duration": str(frames / rate),
         "sound": with_sound,
     }
-    with _whole(target) as clip, _whole(target.with_suffix(".json")) as text:
+    with _whole(target, clip=target) as clip, _whole(target.with_suffix(".json"), clip=target) as text:
         _encode(scene, clip, rate=rate, size=size, frames=frames, with_sound=with_sound)
         text.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return description
@@ -137,7 +137,7 @@ def _check_size(size: int) -> None:
 
 
 def _video_stream(container: Any, rate: Fraction, size: int, crf: int, *, threads: int) -> Any:
-    preset = "veryfast" if size <= 128 else "medium"
+    preset = "veryfast" if size <= 128 else "faster"
     stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
     stream.width = stream.height = size
     stream.pix_fmt = "yuv420p"
@@ -194,8 +194,8 @@ def _encode_sound(scene: Scene, container: Any, stream: Any, *, samples: int) ->
 
 
 @contextlib.contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target` that takes its name at the end, or vanishes."""
+def _whole(target: Path, *, clip: Path) -> Iterator[Path]:
+    """A temporary file beside `target` that takes its name at the end, or vanishes. Errors speak of the `clip`."""
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
@@ -208,7 +208,7 @@ def _whole(target: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise _typed(error, target) from error
+        raise _typed(error, clip) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
