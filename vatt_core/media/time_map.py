@@ -39,7 +39,7 @@ def exact_seconds(value: Seconds, name: str = "time") -> Fraction:
             raise BadRequest(
                 f"The {name} is {value}, no finite number of seconds. Give a number such as 2.5.", name=name
             )
-        if abs(value) > _LONGEST:
+        if abs(float(value)) > _LONGEST:
             raise BadRequest(f"The {name} {value} s is longer than any clip. Check the unit: seconds.", name=name)
         # The shortest decimal that names the float is what the user typed; the float itself is not.
         exact = Fraction(repr(float(value)))
