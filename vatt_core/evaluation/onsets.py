@@ -45,7 +45,10 @@ class OnsetOptions:
 
 
 def detect_onsets(wave: ArrayLike, sample_rate: int, options: OnsetOptions | None = None) -> Times:
-    """Onset times of a mono wave [samples], ascending, seconds (float64)."""
+    """Onset times of a mono wave [samples], ascending, seconds (float64).
+
+    Nothing is found in the first 40 ms. Raises BadRequest for a wave that is not mono or not finite.
+    """
     options = options or OnsetOptions()
     strength = onset_strength(wave, sample_rate, options)
     if len(strength) == 0:
@@ -78,6 +81,8 @@ def onset_strength(wave: ArrayLike, sample_rate: int, options: OnsetOptions) -> 
     rise = np.zeros(len(level))
     per_band = np.partition(np.maximum(level[lag:] - before[:-lag], 0), BANDS - options.bands, axis=1)
     rise[lag:] = per_band[:, BANDS - options.bands :].mean(axis=1)
+    # where the earlier window still reached before the first sample, a beginning cannot be told from what was there
+    rise[: lag + round(WINDOW_SECONDS / 2 / HOP_SECONDS) + 1] = 0
     return rise
 
 
@@ -91,7 +96,6 @@ def _band_levels(wave: ArrayLike, sample_rate: int) -> NDArray[np.float64]:
     if not np.isfinite(signal).all():
         raise BadRequest("the wave holds NaN or infinite samples")
     size = round(WINDOW_SECONDS * sample_rate)
-    # mirrored at the start, so that a sound that is there from the first sample is no onset
     padded = np.pad(signal, (size // 2, size), mode="symmetric" if len(signal) > size else "edge")
     starts = np.round(np.arange(0, len(signal) / sample_rate, HOP_SECONDS) * sample_rate).astype(int)
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[starts]

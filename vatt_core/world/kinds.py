@@ -114,7 +114,8 @@ def read_caption(caption: str) -> list[dict[str, Any]]:
     """
     claims = []
     for clause in re.split(r"\bwhile\b|\bthen\b|\band\b|,", caption.lower()):
-        words = re.findall(r"[a-z]+", clause)
+        # the light of an alarm is a lamp, not an intensity
+        words = re.findall(r"[a-z]+", re.sub(r"\balarm[- ]lights?\b", "alarm", clause))
         kind = next((name for name, kind in KINDS.items() if kind.keyword in words), None)
         if kind is None and "hammer" in words:
             kind = "hammer"

@@ -201,9 +201,9 @@ def _drum(source: Source, sample_rate: int) -> Grains:
         noise = _random(source.seed, 1 + variant)
         membrane = np.array([1.0, 1.59, 2.14, 2.65]) * pitch * pad
         if metal:
-            skin = _partials(membrane, [0.8, 0.35, 0.2, 0.1], [0.11, 0.08, 0.06, 0.05], sample_rate)
+            skin = _partials(membrane, [0.6, 0.3, 0.15, 0.1], [0.1, 0.08, 0.06, 0.05], sample_rate)
             shell = np.array([5.1, 7.3, 9.7, 12.9]) * (pitch * pad) ** 0.5 * 16.0
-            ring = _partials(shell, [0.5, 0.45, 0.35, 0.25], [0.28, 0.26, 0.22, 0.18], sample_rate)
+            ring = _partials(shell, [0.5, 0.45, 0.35, 0.25], [0.34, 0.32, 0.27, 0.22], sample_rate)
             click = 0.4 * _contact(noise, 1500, 6500, 0.025, sample_rate)
             grains.append((_add(skin, 0.6 * ring), _add(0.4 * ring, click)))
         else:
@@ -332,7 +332,7 @@ def _engine(source: Source, times: NDArray[np.float64], sample_rate: int) -> Wav
     rng = _random(source.seed)
     level = level_at(source, times)
     quick = source.attributes["speed"] == "quickly"
-    rate = (78.0 if quick else 42.0) * (0.75 + 0.5 * level) * float(rng.uniform(0.93, 1.07))
+    rate = (92.0 if quick else 50.0) * (0.75 + 0.5 * level) * float(rng.uniform(0.93, 1.07))
     # one turn of the crank: a pulse per cylinder, uneven as engines are, with the body's resonance
     harmonics = np.arange(1, 25)
     amplitudes = harmonics**-0.6 * np.exp(-((harmonics / 14.0) ** 2)) * rng.uniform(0.5, 1.0, len(harmonics))
