@@ -24,8 +24,8 @@ Rhythm = Literal["irregular", "regular", "continuous"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind. `attribute` names its second visible attribute and `values` what it can be. `look_alike`: its material can
-    be told only by words. `has_force`: events differ visibly in force, and their loudness follows."""
+    """One kind. `attribute` names its second visible attribute and `values` what it can be. `look_alike`: its material
+    can be told only by words. `has_force`: events differ visibly in force, and their loudness follows."""
 
     name: str
     keyword: str
