@@ -172,7 +172,7 @@ def test_batch(words: tuple[Any, ConverterConfig, Any]) -> None:
 
 
 def test_answers(words: tuple[Any, ConverterConfig, Any]) -> None:
-    tokenizer, config, described = words
+    tokenizer, _, described = words
     prompts = [case["caption_prompt_ids_no_eos"] for case in described["cases"]]
     for case in described["decode"]:
         prompt = max((ids for ids in prompts if case["ids"][: len(ids)] == ids), key=len)

@@ -10,6 +10,7 @@ import copy
 import math
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 
@@ -21,7 +22,7 @@ from vatt_core.timing import Timing
 def _build(config: CodecConfig, timing: Timing) -> EncodecModel:
     try:
         model = EncodecModel(EncodecConfig(**copy.deepcopy(config.encodec)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, StrictDataclassError) as error:
         raise BadModel(f"transformers cannot build the codec of this configuration: {error}") from error
     said, built = timing, model.config
     for what, wanted, got in (

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,7 +48,7 @@ def _build_language_model(config: ConverterConfig) -> PreTrainedModel:
             return GemmaForCausalLM(GemmaConfig(**arguments))
         if config.family == "llama":
             return LlamaForCausalLM(LlamaConfig(**arguments))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, StrictDataclassError) as error:
         raise BadModel(f"transformers cannot build the {config.family} of this configuration: {error}") from error
     raise BadModel(f"a converter is of the family 'llama' or 'gemma', not {config.family!r}")
 
@@ -115,15 +116,18 @@ class Converter(nn.Module):
 
     def forward(self, features: Tensor | None, ids: Tensor, mask: Tensor | None = None) -> ConverterOutput:
         """features [B, F, D] or None, ids [B, L], mask [B, L] (1 at text, 0 at padding; None: all text)."""
-        embedded = self.embed(features, ids)
-        video_slots = embedded.shape[1] - ids.shape[1]
+        return self.read(self.embed(features, ids), ids.shape[1], mask)
+
+    def read(self, embedded: Tensor, text_slots: int, mask: Tensor | None = None) -> ConverterOutput:
+        """A pass over input that is embedded already: [B, V+L, H] with L = text_slots, mask [B, L] as in forward."""
+        video_slots = embedded.shape[1] - text_slots
         if mask is not None:
             mask = functional.pad(mask.long(), (video_slots, 0), value=1)  # [B, V+L]
         layer = self.config.text_state_layer
         out = self.llm.model(
             inputs_embeds=embedded,
             attention_mask=mask,
-            position_ids=torch.arange(embedded.shape[1], device=ids.device)[None],
+            position_ids=torch.arange(embedded.shape[1], device=embedded.device)[None],
             output_hidden_states=layer is not None,
             use_cache=False,
         )

@@ -8,7 +8,6 @@ a folder without them.
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import open_clip
@@ -79,23 +78,25 @@ class VisionTower(nn.Module):
         """Shortest side to `image_size` (antialiased), centre crop, normalise.
 
         frames: [N, H, W, 3] uint8 RGB. Returns [N, 3, S, S] in the tower's dtype, on the tower's device.
-        Resampling rounds and clips to bytes, as the PIL pipeline of the released features does.
+        Resampling gives bytes, as the PIL pipeline of open_clip does.
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
             raise ValueError(f"frames must be uint8 [N, H, W, 3], got {frames.dtype} {list(frames.shape)}")
         size = self.config.image_size
-        pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).float()  # [N, 3, H, W]
+        pixels = frames.permute(0, 3, 1, 2)  # [N, 3, H, W]
         height, width = pixels.shape[-2:]
         if min(height, width) != size:
-            scale = size / min(height, width)
-            target = [size if side == min(height, width) else math.floor(side * scale) for side in (height, width)]
+            target = [size * side // min(height, width) for side in (height, width)]
+            # On the CPU torch resamples bytes as PIL does; elsewhere in float32, rounded, at most a few levels off.
+            source = pixels if pixels.device.type == "cpu" else pixels.float()
             pixels = functional.interpolate(
-                pixels, target, mode=self.config.interpolation, align_corners=False, antialias=True
+                source, target, mode=self.config.interpolation, align_corners=False, antialias=True
             )
-            pixels = pixels.round().clamp(0, 255)
+            pixels = pixels.round().clamp(0, 255) if pixels.is_floating_point() else pixels
             height, width = target
         top, left = round((height - size) / 2), round((width - size) / 2)
         pixels = pixels[..., top : top + size, left : left + size]  # [N, 3, S, S]
+        pixels = pixels.to(self.mean.device).float()
         return ((pixels - self.mean) / self.std).to(next(self.visual.parameters()).dtype)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -108,5 +109,6 @@ class VisionTower(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Tensor, *, batch_size: int = 50) -> Tensor:
         """frames: [N, H, W, 3] uint8. Returns features [N, D] float32, computed `batch_size` frames at a time."""
-        parts = [self(self.preprocess(part)).float() for part in frames.split(batch_size)]
-        return torch.cat(parts) if parts else torch.zeros(0, self.feature_dim, device=self.mean.device)
+        if len(frames) == 0:
+            return torch.zeros(0, self.feature_dim, device=self.mean.device)
+        return torch.cat([self(self.preprocess(part)).float() for part in frames.split(batch_size)])
