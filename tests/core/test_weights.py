@@ -53,7 +53,7 @@ def test_what_is_not_there_is_not_found(own_models: Path, name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(own_models: Path) -> None:
-    with pytest.raises(NotFound, match="nano.*vatt-llama"):
+    with pytest.raises(NotFound, match=r"nano.*vatt-llama"):
         find_model("nanoo")
 
 
