@@ -1,0 +1,211 @@
+"""Training of the converter: for nano a language model from nothing, then the two sub-stages of VATT.
+
+A full-size converter starts from a pretrained language model that knows the world by words. nano's gets that in
+:class:`LanguageStage`: it reads clips as sums of learnt concept vectors in the place of the video tokens and says what they
+show. The sub-stages of VATT (reference 7.5) follow on real features: :class:`ConverterStage` with the projection alone,
+then with LoRA and the projection.
+
+Two heads that are thrown away keep in the last states what a caption loss alone would let go: the instants of events in the
+video slots, and the words of the prompt in the text slots.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from vatt_core.model.converter import IGNORED_LABEL, Converter, ConverterOutput, shifted_cross_entropy
+from vatt_core.model.text import encode_example, encode_prompts, pad_left
+from vatt_core.timing import Timing
+from vatt_core.training.loop import StageOptions, TrainingStage
+from vatt_core.training.texts import WORDS, caption, instruction, prompt, words_of
+from vatt_core.training.vision import COLOUR_NAMES, KIND_NAMES, SceneTargets, event_agreement, event_losses, scene_targets
+from vatt_core.world.scene import Scene
+
+
+class StateHeads(nn.Module):
+    """Thrown away after training. What the last states must still know."""
+
+    def __init__(self, timing: Timing, hidden: int) -> None:
+        super().__init__()
+        self.events = nn.Linear(hidden, timing.frames_per_video_token)
+        self.strengths = nn.Linear(hidden, timing.frames_per_video_token)
+        self.words = nn.Linear(hidden, len(WORDS))
+
+    def event_loss(self, video_states: Tensor, targets: SceneTargets) -> tuple[Tensor, Tensor]:
+        """Loss and frame F1 of events told by the video states [B, V, H]."""
+        logits = self.events(video_states).flatten(1)
+        presence, force = event_losses(
+            logits, self.strengths(video_states).flatten(1), targets.events, targets.strengths
+        )
+        return presence + 0.5 * force, event_agreement(logits.detach(), targets.events)
+
+    def word_loss(self, text_states: Tensor, mask: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of the prompt's words, told by the mean of its states [B, L, H]; mask [B, L]."""
+        mean = (text_states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        logits, true = self.words(mean), words_of(texts).to(mean.device)
+        return functional.binary_cross_entropy_with_logits(logits, true), ((logits > 0) == (true > 0)).float().mean()
+
+
+class ConceptTable(nn.Module):
+    """Stands for a pretrained tower while the language model is learnt: each thing on the screen adds the vectors of its
+    kind, colour and second attribute to the video tokens, each event that of its frame. Thrown away afterwards."""
+
+    noise = 0.15
+
+    def __init__(self, timing: Timing, hidden: int) -> None:
+        super().__init__()
+        kinds = len(KIND_NAMES)
+        self.stack = timing.frames_per_video_token
+        self.kinds = nn.Parameter(torch.randn(kinds, hidden) * 0.3)
+        self.colours = nn.Parameter(torch.randn(kinds, len(COLOUR_NAMES), hidden) * 0.3)
+        self.values = nn.Parameter(torch.randn(kinds, 2, hidden) * 0.3)
+        self.events = nn.Parameter(torch.randn(self.stack, hidden) * 0.3)
+
+    def forward(self, targets: SceneTargets, generator: torch.Generator) -> Tensor:
+        """Video tokens [B, V, H] of the clips that `targets` describe."""
+        shown = targets.kinds  # [B, V, kinds]
+        colours = functional.one_hot(targets.colours.clamp(min=0), len(COLOUR_NAMES)).float() * shown.unsqueeze(-1)
+        values = functional.one_hot(targets.values.clamp(min=0), 2).float() * shown.unsqueeze(-1)
+        events = (targets.events * (0.5 + targets.strengths)).unflatten(1, (-1, self.stack))  # [B, V, stack]
+        tokens = (
+            shown @ self.kinds
+            + torch.einsum("bvkc,kch->bvh", colours, self.colours)
+            + torch.einsum("bvkc,kch->bvh", values, self.values)
+            + events @ self.events
+        )
+        return tokens + self.noise * torch.randn(tokens.shape, generator=generator).to(tokens.device)
+
+
+class _CaptionStage(TrainingStage):
+    """What both trainings of the converter share: texts of a batch, the losses, the figures."""
+
+    converter: Converter
+    tokenizer: PreTrainedTokenizerBase
+    heads: StateHeads
+    ignore_prompt = False
+
+    def _video(self, rows: list[int], targets: SceneTargets, generator: torch.Generator) -> Tensor:
+        """Video tokens [B, V, H] as the language model reads them."""
+        raise TypeError(f"{type(self).__name__} says nothing about its video tokens")
+
+    def _read(self, video: Tensor, ids: Tensor, mask: Tensor) -> ConverterOutput:
+        text = self.converter.llm.get_input_embeddings()(ids)
+        return self.converter.read(torch.cat([video, text], dim=1), ids.shape[1], mask)
+
+    def _losses(
+        self, scenes: list[Scene], rows: list[int], targets: SceneTargets, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        device = self.converter.video_proj.weight.device
+        config = self.converter.config
+        video = self._video(rows, targets, generator)
+        texts = [
+            encode_example(self.tokenizer, instruction(generator), caption(scene, generator), config) for scene in scenes
+        ]
+        ids, mask = (tensor.to(device) for tensor in pad_left(texts, pad=0, multiple_of=8))
+        output = self._read(video, ids, mask)
+        labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
+        caption_loss = shifted_cross_entropy(self.converter.text_logits(output), labels)
+        event_loss, event_f1 = self.heads.event_loss(output.last[:, : output.video_slots], targets)
+
+        # Prompts of other clips before this clip's video: the words must come from the text.
+        prompts = [prompt(scene, generator) for scene in scenes]
+        order = [(i + 1) % len(prompts) if i % 2 else i for i in range(len(prompts))]
+        prompts = [prompts[i] for i in order]
+        ids, mask = (tensor.to(device) for tensor in encode_prompts(self.tokenizer, prompts, config))
+        output = self._read(video, ids, mask)
+        word_loss, word_accuracy = self.heads.word_loss(output.last[:, output.video_slots :], mask, prompts)
+        return {
+            "loss": caption_loss + 2 * event_loss + 3 * word_loss,
+            "caption": caption_loss.detach(),
+            "event_f1": event_f1,
+            "words": word_accuracy,
+        }
+
+
+class LanguageStage(_CaptionStage):
+    """The tiny language model learns to speak of clips that it is told in concept vectors. Needs no pictures."""
+
+    name = "language"
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        timing: Timing,
+        converter: Converter,
+        tokenizer: PreTrainedTokenizerBase,
+        options: StageOptions,
+        *,
+        batch: int = 16,
+    ) -> None:
+        self.scenes, self.timing, self.options, self.batch = scenes, timing, options, batch
+        self.converter, self.tokenizer = converter, tokenizer
+        self.concepts = ConceptTable(timing, converter.hidden_size)
+        self.heads = StateHeads(timing, converter.hidden_size)
+        converter.requires_grad_(True)
+        for name, parameter in converter.named_parameters():
+            if "lora_" in name or name.startswith("video_proj"):
+                parameter.requires_grad_(False)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"converter": self.converter, "concepts": self.concepts, "heads": self.heads}
+
+    def _video(self, rows: list[int], targets: SceneTargets, generator: torch.Generator) -> Tensor:
+        return self.concepts(targets, generator)
+
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        rows = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
+        scenes = [self.scenes[row] for row in rows]
+        return self._losses(scenes, rows, scene_targets(scenes, self.timing), generator)
+
+
+class ConverterStage(_CaptionStage):
+    """A sub-stage of VATT's converter training on real features. features: float [N, F, D], computed once.
+
+    `learn`: regular expression over parameter names; the projection alone (`video_proj`) in sub-stage 1, with LoRA
+    (`video_proj|lora_`) in sub-stage 2 (reference 7.5).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        features: Tensor,
+        scenes: Sequence[Scene],
+        timing: Timing,
+        converter: Converter,
+        tokenizer: PreTrainedTokenizerBase,
+        heads: StateHeads,
+        options: StageOptions,
+        *,
+        learn: str,
+        batch: int = 16,
+    ) -> None:
+        self.name = name
+        self.features, self.scenes, self.timing = features, scenes, timing
+        self.options, self.batch, self.learn = options, batch, learn
+        self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
+        self.targets = scene_targets(scenes, timing)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"converter": self.converter, "heads": self.heads}
+
+    def trainable(self) -> Iterable[nn.Parameter]:
+        for name, parameter in self.converter.named_parameters():
+            parameter.requires_grad_(re.search(self.learn, name) is not None)
+        self.heads.requires_grad_(True)
+        return super().trainable()
+
+    def _video(self, rows: list[int], targets: SceneTargets, generator: torch.Generator) -> Tensor:
+        device = self.converter.video_proj.weight.device
+        features = self.features[rows].to(device).float()
+        return self.converter.embed_video(features) * self.converter.video_scale
+
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        rows = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
+        targets = SceneTargets(*(getattr(self.targets, field)[rows] for field in SceneTargets.__dataclass_fields__))
+        return self._losses([self.scenes[row] for row in rows], rows, targets, generator)

@@ -1,0 +1,435 @@
+"""nano's recipe: the tiny model's sizes, and every stage of its training in order.
+
+    python -m vatt_core.training.nano FOLDER [--stages a,b,c]
+
+The stages fall into three branches. Sound (codes, decoder, encoder) and picture (vision, converter) need nothing of each
+other, so on a machine with several cores they run side by side; the audio transformer joins them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vatt_core.errors import BadModel, BadRequest
+from vatt_core.model.audio_transformer import AudioTransformer
+from vatt_core.model.codec import Codec
+from vatt_core.model.configuration import (
+    AudioTransformerConfig,
+    CodecConfig,
+    ConverterConfig,
+    DecodingDefaults,
+    LoraSettings,
+    ModelConfig,
+    VisionConfig,
+)
+from vatt_core.model.converter import Converter
+from vatt_core.model.folder import build_part, load_part, save_part
+from vatt_core.model.text import load_tokenizer, train_tokenizer
+from vatt_core.model.vision import VisionTower
+from vatt_core.timing import Timing
+from vatt_core.training.audio import AudioStage
+from vatt_core.training.codec import CodesStage, DecoderStage, EncoderStage, write_codebooks
+from vatt_core.training.data import WorldClips
+from vatt_core.training.language import ConverterStage, LanguageStage, StateHeads
+from vatt_core.training.loop import Report, StageOptions, StageProgress, run_stage
+from vatt_core.training.texts import tokenizer_corpus
+from vatt_core.training.vision import VisionStage
+from vatt_core.world.scene import describe, split_seed
+
+SOUND = ("sounds", "codes", "decoder", "encoder")
+PICTURE = ("frames", "vision", "features", "language", "converter_projection", "converter_lora")
+JOINT = ("audio_instructions", "audio_captions", "ship")
+STAGES = SOUND + PICTURE + JOINT
+
+VOCABULARY = 512
+LATENT = 64
+
+
+def nano_config() -> ModelConfig:
+    """nano's sizes. Deviations from the official architecture are the fields that configuration.py documents."""
+    timing = Timing(frame_rate=Fraction(20), video_token_rate=Fraction(5), codebook_size=512)
+    hidden = 192
+    return ModelConfig(
+        name="nano",
+        timing=timing,
+        vision=VisionConfig(
+            name="nano-vit-p16-64",
+            open_clip_model={
+                "embed_dim": 128,
+                "vision_cfg": {"image_size": 64, "layers": 3, "width": 128, "head_width": 32, "patch_size": 16},
+                "text_cfg": {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1},
+            },
+            image_size=64,
+            feature_dim=128,
+        ),
+        converter=ConverterConfig(
+            family="llama",
+            llm={
+                "vocab_size": VOCABULARY,
+                "hidden_size": hidden,
+                "intermediate_size": 512,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 6,
+                "num_key_value_heads": 6,
+                "max_position_embeddings": 256,
+                "pad_token_id": 0,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                "tie_word_embeddings": True,
+            },
+            lora=LoraSettings(rank=16, alpha=32, dropout=0.0),
+            pooling="stack",
+        ),
+        audio=AudioTransformerConfig(
+            dim=192,
+            encoder_layers=3,
+            decoder_layers=2,
+            encoder_heads=6,
+            decoder_heads=6,
+            dim_head=32,
+            latent_dim=LATENT,
+            condition_dim=hidden,
+            token_order="aligned",
+            video_to_audio=True,
+            dropout=0.0,
+        ),
+        codec=CodecConfig(
+            encodec={
+                "target_bandwidths": [timing.codebooks * 9 * 50 / 1000],
+                "sampling_rate": timing.sample_rate,
+                "audio_channels": 1,
+                "normalize": False,
+                "num_filters": 16,
+                "hidden_size": LATENT,
+                "codebook_dim": LATENT,
+                "codebook_size": timing.codebook_size,
+                "upsampling_ratios": [5, 4, 4, 4],
+                "use_causal_conv": False,
+                "use_conv_shortcut": False,
+                "pad_mode": "constant",
+                "num_lstm_layers": 2,
+            }
+        ),
+        decoding=DecodingDefaults(
+            steps=20,
+            guidance_scale=2.0,
+            temperature=1.0,
+            mask_temperature=4.0,
+            top_k=64,
+            fill_order="coarse_first",
+            steps_per_codebook=(14, 3, 2, 1),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long each stage runs. The defaults are those of the shipped weights (2 CPU cores, about 2.5 hours)."""
+
+    clips: int = 2000
+    texts: int = 8000
+    codes: int = 900
+    decoder: int = 3600
+    encoder: int = 1200
+    vision: int = 900
+    language: int = 900
+    converter_projection: int = 300
+    converter_lora: int = 500
+    audio_instructions: int = 700
+    audio_captions: int = 2200
+
+
+@dataclass
+class NanoTraining:
+    """All stages over one folder: `data/` world clips, `stages/` checkpoints, `model/` the parts as they are finished."""
+
+    folder: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    device: str = "cpu"
+    report: Report | None = None
+
+    def __post_init__(self) -> None:
+        self.config = nano_config()
+        self.timing = self.config.timing
+        self.clips = WorldClips(self.folder / "data", "training", self.recipe.clips, self.timing)
+        self.model_folder = self.folder / "model"
+
+    # ---- what earlier stages left ----------------------------------------------------------------------------------
+
+    def part(self, name: str) -> torch.nn.Module:
+        """A finished part, or a new one with weights from a fixed seed."""
+        try:
+            return load_part(self.model_folder, self.config, name).to(self.device)
+        except BadModel:
+            return build_part(self.config, name).to(self.device)
+
+    def vision_tower(self) -> VisionTower:
+        part = self.part("vision")
+        assert isinstance(part, VisionTower)
+        return part
+
+    def converter(self) -> Converter:
+        part = self.part("converter")
+        assert isinstance(part, Converter)
+        return part
+
+    def codec(self) -> Codec:
+        part = self.part("codec")
+        assert isinstance(part, Codec)
+        return part
+
+    def audio_transformer(self) -> AudioTransformer:
+        part = self.part("audio_transformer")
+        assert isinstance(part, AudioTransformer)
+        return part
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        folder = self.model_folder / "tokenizer"
+        if not (folder / "tokenizer.json").exists():
+            scenes = [describe(split_seed("training", index)) for index in range(self.recipe.texts)]
+            train_tokenizer(tokenizer_corpus(scenes, self.config.converter.template), VOCABULARY, folder)
+        return load_tokenizer(folder)
+
+    @property
+    def features_path(self) -> Path:
+        return self.folder / "data" / "training" / "features.npy"
+
+    @property
+    def codes_path(self) -> Path:
+        return self.folder / "data" / "training" / "codes.npy"
+
+    def features(self) -> Tensor:
+        """Frame features of the training clips, float16 [N, F, D]."""
+        return torch.from_numpy(np.load(self.features_path))
+
+    def codes(self) -> Tensor:
+        """Codes of the training clips, int16 [N, K, T]."""
+        return torch.from_numpy(np.load(self.codes_path))
+
+    # ---- stages ----------------------------------------------------------------------------------------------------
+
+    def run(self, stage: str) -> None:
+        """Run one stage (a name of STAGES). A stage that is done returns quickly."""
+        if stage not in STAGES:
+            raise BadRequest(f"there is no stage {stage!r}; choose among {', '.join(STAGES)}", stage=stage)
+        with torch.random.fork_rng():
+            torch.manual_seed(STAGES.index(stage))
+            getattr(self, f"run_{stage}")()
+
+    def _options(self, stage: str, learning_rate: float, **other: float) -> StageOptions:
+        seed = STAGES.index(stage) + 1
+        return StageOptions(
+            steps=getattr(self.recipe, stage), learning_rate=learning_rate, seed=seed, **other  # type: ignore[arg-type]
+        )
+
+    def _run_stage(self, stage: object) -> None:
+        run_stage(stage, self.folder / "stages", report=self.report)  # type: ignore[arg-type]
+
+    def _count(self, stage: str) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            if self.report is not None:
+                self.report(StageProgress(stage, done, total, {}, 0.0))
+
+        return progress
+
+    def run_sounds(self) -> None:
+        self.clips.write("sounds", progress=self._count("sounds"))
+
+    def run_frames(self) -> None:
+        self.clips.write("frames", progress=self._count("frames"))
+
+    def _codes_stage(self) -> CodesStage:
+        stage = CodesStage(self.clips.sounds, self.timing, LATENT, self._options("codes", 1e-3, ema_decay=0.99))
+        self._run_stage(stage)
+        return stage
+
+    def run_codes(self) -> None:
+        """Learn the codebooks and encode every training clip with them."""
+        stage = self._codes_stage()
+        if self.codes_path.exists():
+            return
+        codec = self.codec()
+        write_codebooks(codec.model, stage.quantizer)
+        save_part(self.model_folder, "codec", codec)
+        sounds = self.clips.sounds
+        found = []
+        for start in range(0, len(sounds), 8):
+            wave = torch.from_numpy(sounds[start : start + 8].astype(np.float32) / 32767)
+            found.append(stage.encode(wave)[1].to(torch.int16).numpy())
+        _save_array(self.codes_path, np.concatenate(found))
+
+    def run_decoder(self) -> None:
+        codes, codec = self._codes_stage(), self.codec()
+        options = self._options("decoder", 1e-3, ema_decay=0.998)
+        self._run_stage(DecoderStage(self.clips.sounds, self.timing, codec.model, codes.encode, options))
+        save_part(self.model_folder, "codec", codec)
+
+    def run_encoder(self) -> None:
+        codes, codec = self._codes_stage(), self.codec()
+        options = self._options("encoder", 1e-3, ema_decay=0.995)
+        self._run_stage(EncoderStage(self.clips.sounds, self.timing, codec.model, codes.encode, options))
+        save_part(self.model_folder, "codec", codec)
+
+    def run_vision(self) -> None:
+        tower = self.vision_tower()
+        options = self._options("vision", 1.5e-3, ema_decay=0.995)
+        self._run_stage(VisionStage(self.clips.frames, self.clips.scenes, self.timing, tower, options))
+        save_part(self.model_folder, "vision", tower)
+
+    def run_features(self) -> None:
+        if self.features_path.exists():
+            return
+        tower, frames = self.vision_tower().eval(), self.clips.frames
+        found = np.empty((len(frames), self.timing.frames, tower.feature_dim), np.float16)
+        for index in range(len(frames)):
+            clip = torch.from_numpy(np.ascontiguousarray(frames[index])).to(self.device)
+            found[index] = tower.encode(clip, batch_size=self.timing.frames).half().cpu().numpy()
+            if index % 100 == 99:
+                self._count("features")(index + 1, len(frames))
+        _save_array(self.features_path, found)
+
+    def run_language(self) -> None:
+        converter = self.converter()
+        scenes = [describe(split_seed("training", index)) for index in range(self.recipe.texts)]
+        options = self._options("language", 1.5e-3)
+        self._run_stage(LanguageStage(scenes, self.timing, converter, self.tokenizer, options))
+        save_part(self.model_folder, "converter", converter)
+
+    def _converter_stage(self, name: str, learn: str, learning_rate: float) -> None:
+        converter = self.converter()
+        heads = StateHeads(self.timing, converter.hidden_size)
+        stage = ConverterStage(
+            name,
+            self.features(),
+            self.clips.scenes,
+            self.timing,
+            converter,
+            self.tokenizer,
+            heads,
+            self._options(name, learning_rate),
+            learn=learn,
+        )
+        self._run_stage(stage)
+        save_part(self.model_folder, "converter", converter)
+
+    def run_converter_projection(self) -> None:
+        self._converter_stage("converter_projection", "video_proj", 2e-3)
+
+    def run_converter_lora(self) -> None:
+        self._converter_stage("converter_lora", "video_proj|lora_", 1e-3)
+
+    def _audio_stage(self, name: str, *, captions: bool) -> None:
+        transformer = self.audio_transformer()
+        transformer.codebooks.copy_(self.codec().codebooks())
+        stage = AudioStage(
+            name,
+            self.codes(),
+            self.features(),
+            self.clips.scenes,
+            self.timing,
+            transformer,
+            self.converter().eval(),
+            self.tokenizer,
+            self._options(name, 1e-3, ema_decay=0.998),
+            captions=captions,
+        )
+        self._run_stage(stage)
+        save_part(self.model_folder, "audio_transformer", transformer)
+
+    def run_audio_instructions(self) -> None:
+        self._audio_stage("audio_instructions", captions=False)
+
+    def run_audio_captions(self) -> None:
+        self._audio_stage("audio_captions", captions=True)
+
+    def run_ship(self) -> None:
+        """Write the finished model, in float16, to `folder/nano`."""
+        target = self.folder / "nano"
+        for name in ("vision", "converter", "audio_transformer", "codec"):
+            save_part(target, name, load_part(self.model_folder, self.config, name), half=True)
+        self.config.save(target / "config.json")
+        (target / "tokenizer").mkdir(exist_ok=True)
+        self.tokenizer.save_pretrained(str(target / "tokenizer"))
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    os.replace(partial, path)
+
+
+def train_nano(
+    folder: Path,
+    *,
+    stages: tuple[str, ...] | None = None,
+    device: str = "auto",
+    recipe: Recipe | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Train nano into `folder`, going on where an earlier run stopped. Returns the folder of the finished model.
+
+    Without `stages`, everything runs; on a CPU with several cores the sound branch runs in a process of its own.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    training = NanoTraining(folder, recipe or Recipe(), device, report)
+    if stages is not None:
+        for stage in stages:
+            training.run(stage)
+        return folder / "nano"
+    if device == "cpu" and (os.cpu_count() or 1) > 1 and recipe is None:
+        torch.set_num_threads(1)
+        for stage in ("sounds", "codes"):
+            training.run(stage)
+        side = subprocess.Popen([sys.executable, "-m", __name__, str(folder), "--stages", "decoder,encoder"])
+        try:
+            for stage in PICTURE + JOINT[:-1]:
+                training.run(stage)
+            if side.wait() != 0:
+                raise BadModel("the codec's training ended with an error, shown above; run the command again to go on")
+        finally:
+            if side.poll() is None:
+                side.terminate()
+                side.wait()
+        training.run("ship")
+        return folder / "nano"
+    for stage in STAGES:
+        training.run(stage)
+    return folder / "nano"
+
+
+def print_progress(progress: StageProgress) -> None:
+    """One plain line per report."""
+    figures = "  ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())
+    minutes, seconds = divmod(round(progress.eta), 60)
+    print(f"{progress.stage} {progress.step}/{progress.steps}  {figures}  {minutes}:{seconds:02d} left", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train nano, or some stages of it.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--stages", default=None, help=f"comma-separated, of {', '.join(STAGES)}")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    stages = tuple(arguments.stages.split(",")) if arguments.stages else None
+    train_nano(arguments.folder, stages=stages, device=arguments.device, report=print_progress)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What is said about world clips: captions with words left out or put otherwise, prompts, and which words they contain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from vatt_core.model.text import AUDIO_INSTRUCTIONS, TEMPLATES, VISUAL_INSTRUCTIONS, fill_template
+from vatt_core.world.kinds import ATTRIBUTE_WORDS, KINDS, MATERIALS, sentence
+from vatt_core.world.scene import Scene, Shot, Source
+
+WORDS = tuple(kind.keyword for kind in KINDS.values()) + tuple(
+    word for values in ATTRIBUTE_WORDS.values() for word in values
+)
+"""The words that decide what is heard and seen; their presence in a prompt must survive in the converter's states."""
+
+
+def draw(generator: torch.Generator, below: int) -> int:
+    return int(torch.randint(below, (), generator=generator))
+
+
+def chance(generator: torch.Generator, probability: float) -> bool:
+    return bool(torch.rand((), generator=generator) < probability)
+
+
+def _join(scene: Scene, say: dict[int, str]) -> str:
+    def shot_text(shot: Shot) -> str:
+        return " while ".join(say[id(source)] for source in shot.sources)
+
+    return ", then ".join(shot_text(shot) for shot in scene.shots)
+
+
+def caption(scene: Scene, generator: torch.Generator) -> str:
+    """A caption of what can be seen: any phrasing; the material, which cannot be seen, is one of those possible."""
+
+    def say(source: Source) -> str:
+        attributes = dict(source.attributes)
+        if "material" in attributes:
+            attributes["material"] = MATERIALS[draw(generator, len(MATERIALS))]
+        return sentence(source.kind, attributes, draw(generator, 3))
+
+    return _join(scene, {id(source): say(source) for source in scene.sources})
+
+
+def prompt(scene: Scene, generator: torch.Generator) -> str:
+    """A prompt that is true of the sound: half of them complete, half with some attributes left unsaid."""
+    shorten = chance(generator, 0.5)
+
+    def say(source: Source) -> str:
+        attributes = {
+            name: "" if shorten and chance(generator, 0.15 if name == "material" else 0.5) else value
+            for name, value in source.attributes.items()
+        }
+        return re.sub(" +", " ", sentence(source.kind, attributes, draw(generator, 3))).strip()
+
+    return _join(scene, {id(source): say(source) for source in scene.sources})
+
+
+def instruction(generator: torch.Generator) -> str:
+    """One of the ten audio instructions (reference 7.1)."""
+    return AUDIO_INSTRUCTIONS[draw(generator, len(AUDIO_INSTRUCTIONS))]
+
+
+def words_of(texts: Sequence[str]) -> Tensor:
+    """Which of WORDS each text contains: float32 [B, words]."""
+    found = [set(re.findall(r"[a-z]+", text.lower())) for text in texts]
+    return torch.tensor([[float(word in words) for word in WORDS] for words in found])
+
+
+def tokenizer_corpus(scenes: Sequence[Scene], template: str) -> Iterator[str]:
+    """Texts that nano's tokenizer is trained on."""
+    for text in (*AUDIO_INSTRUCTIONS, *VISUAL_INSTRUCTIONS):
+        for _ in range(40):
+            yield fill_template(text, template)
+    yield TEMPLATES[template]
+    for scene in scenes:
+        yield scene.caption
+        yield fill_template(scene.caption, template)

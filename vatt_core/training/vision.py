@@ -1,0 +1,181 @@
+"""Training of nano's image tower: what is seen, and when something happens.
+
+Full-size towers come pretrained. A tiny one is taught here by heads that are thrown away: per video token which kinds are
+on the screen, with which visible attributes, at which frames an event falls and how strong it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vatt_core.model.vision import VisionTower
+from vatt_core.timing import Timing
+from vatt_core.training.data import event_targets
+from vatt_core.training.loop import StageOptions, TrainingStage
+from vatt_core.world.kinds import COLOURS, KINDS
+from vatt_core.world.scene import Scene
+
+KIND_NAMES = tuple(KINDS)
+COLOUR_NAMES = tuple(COLOURS)
+
+
+@dataclass(frozen=True)
+class SceneTargets:
+    """What the heads must say, per clip and video token (V of them), F frames.
+
+    kinds: float32 [N, V, kinds] 1 where the kind is on the screen. colours, values: int64 [N, V, kinds], -1 where the kind
+    is absent. events, strengths: float32 [N, F].
+    """
+
+    kinds: Tensor
+    colours: Tensor
+    values: Tensor
+    events: Tensor
+    strengths: Tensor
+
+
+def scene_targets(scenes: Sequence[Scene], timing: Timing) -> SceneTargets:
+    tokens = timing.video_tokens
+    kinds = np.zeros((len(scenes), tokens, len(KIND_NAMES)), np.float32)
+    colours = np.full((len(scenes), tokens, len(KIND_NAMES)), -1, np.int64)
+    values = np.full_like(colours, -1)
+    for row, scene in enumerate(scenes):
+        for shot in scene.shots:
+            first = round(shot.start * float(timing.video_token_rate))
+            last = round(shot.end * float(timing.video_token_rate))
+            for source in shot.sources:
+                index = KIND_NAMES.index(source.kind)
+                definition = KINDS[source.kind]
+                kinds[row, first:last, index] = 1
+                colours[row, first:last, index] = COLOUR_NAMES.index(source.attributes["colour"])
+                values[row, first:last, index] = definition.values.index(source.attributes[definition.attribute])
+    events, strengths = event_targets(scenes, timing)
+    return SceneTargets(*(torch.from_numpy(array) for array in (kinds, colours, values, events, strengths)))
+
+
+class SceneHeads(nn.Module):
+    """Thrown away after training. Features of consecutive frames, stacked per video token, with a little context."""
+
+    def __init__(self, timing: Timing, feature_dim: int, *, width: int = 160) -> None:
+        super().__init__()
+        self.stack = timing.frames_per_video_token
+        kinds = len(KIND_NAMES)
+        self.direct = nn.Linear(feature_dim * self.stack, width)
+        self.context = nn.Conv1d(width, width, 15, padding=7, groups=width)
+        self.kinds = nn.Linear(width, kinds)
+        self.colours = nn.Linear(width, kinds * len(COLOUR_NAMES))
+        self.values = nn.Linear(2 * width, kinds * 2)
+        self.events = nn.Sequential(nn.GELU(), nn.Linear(width, self.stack))
+        self.strengths = nn.Sequential(nn.GELU(), nn.Linear(width, self.stack))
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """features [B, F, D] -> kinds [B, V, kinds], colours [B, V, kinds, 5], values [B, V, kinds, 2], events and
+        strengths [B, F]."""
+        batch, frames, dim = features.shape
+        hidden = self.direct(features.reshape(batch, frames // self.stack, self.stack * dim))  # [B, V, width]
+        around = self.context(functional.gelu(hidden).transpose(1, 2)).transpose(1, 2)
+        both = torch.cat([functional.gelu(hidden), functional.gelu(around)], dim=-1)
+        kinds = len(KIND_NAMES)
+        return {
+            "kinds": self.kinds(hidden),
+            "colours": self.colours(hidden).unflatten(-1, (kinds, len(COLOUR_NAMES))),
+            "values": self.values(both).unflatten(-1, (kinds, 2)),
+            "events": self.events(hidden).flatten(1),
+            "strengths": self.strengths(hidden).flatten(1),
+        }
+
+
+def event_losses(events: Tensor, strengths: Tensor, target: Tensor, target_strength: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of event presence per frame, and squared error of the strength where there is an event. [B, F] each."""
+    presence = functional.binary_cross_entropy_with_logits(events, target, pos_weight=events.new_tensor(4.0))
+    force = ((strengths - target_strength).square() * target).sum() / target.sum().clamp(min=1)
+    return presence, force
+
+
+def event_agreement(logits: Tensor, target: Tensor) -> Tensor:
+    """F1 of frames: an event counts as found when the frame or a neighbour is above one half."""
+    found, true = (logits > 0).float(), target
+    wide_found = functional.max_pool1d(found[:, None], 3, 1, 1)[:, 0]
+    wide_true = functional.max_pool1d(true[:, None], 3, 1, 1)[:, 0]
+    recall = (wide_found * true).sum() / true.sum().clamp(min=1)
+    precision = (wide_true * found).sum() / found.sum().clamp(min=1)
+    return 2 * precision * recall / (precision + recall).clamp(min=1e-6)
+
+
+class VisionStage(TrainingStage):
+    """Train the tower on stretches of clips. frames: uint8 [N, F, S, S, 3]."""
+
+    name = "vision"
+
+    def __init__(
+        self,
+        frames: NDArray[np.uint8],
+        scenes: Sequence[Scene],
+        timing: Timing,
+        tower: VisionTower,
+        options: StageOptions,
+        *,
+        batch: int = 8,
+        tokens: int = 15,
+    ) -> None:
+        self.frames, self.timing, self.options = frames, timing, options
+        self.tower, self.batch, self.tokens = tower, batch, tokens
+        self.targets = scene_targets(scenes, timing)
+        self.heads = SceneHeads(timing, tower.feature_dim)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"tower": self.tower, "heads": self.heads}
+
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        stack = self.timing.frames_per_video_token
+        clips = torch.randint(len(self.frames), (self.batch,), generator=generator).tolist()
+        starts = torch.randint(self.timing.video_tokens - self.tokens + 1, (self.batch,), generator=generator).tolist()
+        pixels = torch.from_numpy(
+            np.stack([self.frames[c, s * stack : (s + self.tokens) * stack] for c, s in zip(clips, starts, strict=True)])
+        )
+        pixels = augment(pixels, generator).to(self.tower.mean.device)
+        features = self.tower(self.tower.preprocess(pixels.flatten(0, 1))).unflatten(0, (self.batch, -1))
+        said = self.heads(features)
+
+        def cut(target: Tensor, per_token: int) -> Tensor:
+            pieces = [target[c, s * per_token : (s + self.tokens) * per_token] for c, s in zip(clips, starts, strict=True)]
+            return torch.stack(pieces).to(features.device)
+
+        kinds = cut(self.targets.kinds, 1)
+        colours, values = cut(self.targets.colours, 1), cut(self.targets.values, 1)
+        events, strengths = cut(self.targets.events, stack), cut(self.targets.strengths, stack)
+        kind_loss = functional.binary_cross_entropy_with_logits(said["kinds"], kinds)
+        colour_loss = functional.cross_entropy(said["colours"].flatten(0, 2), colours.flatten(), ignore_index=-1)
+        value_loss = functional.cross_entropy(said["values"].flatten(0, 2), values.flatten(), ignore_index=-1)
+        presence, force = event_losses(said["events"], said["strengths"], events, strengths)
+        with torch.no_grad():
+            shown = colours >= 0
+            colour_right = (said["colours"].argmax(-1) == colours)[shown].float().mean()
+            value_right = (said["values"].argmax(-1) == values)[shown].float().mean()
+            kind_right = ((said["kinds"] > 0) == (kinds > 0)).all(-1).float().mean()
+        return {
+            "loss": 3 * kind_loss + 0.5 * colour_loss + 0.5 * value_loss + 3 * presence + force,
+            "kind": kind_right,
+            "colour": colour_right,
+            "value": value_right,
+            "event_f1": event_agreement(said["events"].detach(), events),
+            "force_error": force.detach().sqrt(),
+        }
+
+
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of the clips and shift each by up to 3 pixels. uint8 [B, F, S, S, 3], the same for all frames of a clip."""
+    result = []
+    for clip in pixels:
+        if torch.rand((), generator=generator) < 0.5:
+            clip = clip.flip(2)
+        down, right = (int(n) for n in torch.randint(-3, 4, (2,), generator=generator))
+        result.append(torch.roll(clip, (down, right), (1, 2)))
+    return torch.stack(result)
