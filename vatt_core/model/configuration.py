@@ -101,7 +101,8 @@ class CodecConfig:
 @dataclass(frozen=True)
 class DecodingDefaults:
     """How a model is best decoded (reference 6). fill_order "joint": all codebooks in one schedule (official);
-    "coarse_first": codebook after codebook, `steps_per_codebook[k]` steps each; `steps` then scales that list."""
+    "coarse_first": codebook after codebook, `steps_per_codebook[k]` steps each; `steps` then scales that list.
+    caption_*: how suggestions are sampled (reference 7.3)."""
 
     steps: int = 16
     guidance_scale: float = 5.0
@@ -110,6 +111,8 @@ class DecodingDefaults:
     top_k: int = 256
     fill_order: FillOrder = "joint"
     steps_per_codebook: tuple[int, ...] = ()
+    caption_temperature: float = 0.1
+    caption_repetition_penalty: float = 1.1
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ from vatt_core.model.folder import build_part, load_part, save_part
 from vatt_core.model.text import load_tokenizer, train_tokenizer
 from vatt_core.model.vision import VisionTower
 from vatt_core.timing import Timing
-from vatt_core.training.audio import AudioStage
 from vatt_core.training.codec import CodesStage, DecoderStage, EncoderStage, write_codebooks
 from vatt_core.training.data import WorldClips
 from vatt_core.training.language import ConverterStage, LanguageStage, StateHeads
@@ -131,6 +130,8 @@ def nano_config() -> ModelConfig:
             top_k=64,
             fill_order="coarse_first",
             steps_per_codebook=(14, 3, 2, 1),
+            caption_temperature=0.7,
+            caption_repetition_penalty=1.0,
         ),
     )
 
@@ -333,6 +334,8 @@ class NanoTraining:
         self._converter_stage("converter_lora", "video_proj|lora_", 1e-3)
 
     def _audio_stage(self, name: str, *, captions: bool) -> None:
+        from vatt_core.training.audio import AudioStage
+
         transformer = self.audio_transformer()
         transformer.codebooks.copy_(self.codec().codebooks())
         stage = AudioStage(

@@ -1,7 +1,7 @@
 """Training of nano's image tower: what is seen, and when something happens.
 
-Full-size towers come pretrained. A tiny one is taught here by heads that are thrown away: per video token which kinds are
-on the screen, with which visible attributes, at which frames an event falls and how strong it is.
+Full-size towers come pretrained. A tiny one is taught here by heads that are thrown away: per video token which kinds
+are on the screen, with which visible attributes, at which frames an event falls and how strong it is.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ COLOUR_NAMES = tuple(COLOURS)
 class SceneTargets:
     """What the heads must say, per clip and video token (V of them), F frames.
 
-    kinds: float32 [N, V, kinds] 1 where the kind is on the screen. colours, values: int64 [N, V, kinds], -1 where the kind
-    is absent. events, strengths: float32 [N, F].
+    kinds: float32 [N, V, kinds] 1 where the kind is on the screen. colours, values: int64 [N, V, kinds], -1 where the
+    kind is absent. events, strengths: float32 [N, F].
     """
 
     kinds: Tensor
@@ -93,7 +93,7 @@ class SceneHeads(nn.Module):
 
 
 def event_losses(events: Tensor, strengths: Tensor, target: Tensor, target_strength: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of event presence per frame, and squared error of the strength where there is an event. [B, F] each."""
+    """Cross entropy of event presence, and squared error of the strength where there is an event; [B, F] each."""
     presence = functional.binary_cross_entropy_with_logits(events, target, pos_weight=events.new_tensor(4.0))
     force = ((strengths - target_strength).square() * target).sum() / target.sum().clamp(min=1)
     return presence, force
@@ -138,14 +138,16 @@ class VisionStage(TrainingStage):
         clips = torch.randint(len(self.frames), (self.batch,), generator=generator).tolist()
         starts = torch.randint(self.timing.video_tokens - self.tokens + 1, (self.batch,), generator=generator).tolist()
         pixels = torch.from_numpy(
-            np.stack([self.frames[c, s * stack : (s + self.tokens) * stack] for c, s in zip(clips, starts, strict=True)])
+            np.stack([self.frames[c, s * stack :][: self.tokens * stack] for c, s in zip(clips, starts, strict=True)])
         )
         pixels = augment(pixels, generator).to(self.tower.mean.device)
         features = self.tower(self.tower.preprocess(pixels.flatten(0, 1))).unflatten(0, (self.batch, -1))
         said = self.heads(features)
 
         def cut(target: Tensor, per_token: int) -> Tensor:
-            pieces = [target[c, s * per_token : (s + self.tokens) * per_token] for c, s in zip(clips, starts, strict=True)]
+            pieces = [
+                target[c, s * per_token : (s + self.tokens) * per_token] for c, s in zip(clips, starts, strict=True)
+            ]
             return torch.stack(pieces).to(features.device)
 
         kinds = cut(self.targets.kinds, 1)
@@ -171,7 +173,7 @@ class VisionStage(TrainingStage):
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the clips and shift each by up to 3 pixels. uint8 [B, F, S, S, 3], the same for all frames of a clip."""
+    """Mirror half of the clips and shift each by up to 3 pixels, all frames of a clip alike. uint8 [B, F, S, S, 3]."""
     result = []
     for clip in pixels:
         if torch.rand((), generator=generator) < 0.5:

@@ -1,0 +1,474 @@
+"""Clip → frames → features → captions → codes → wave → files. The only place that knows the order.
+
+:class:`Pipeline` has two levels. `look`, `caption`, `condition`, `sound_codes` and `sound` are the steps on tensors,
+which training and evaluation use; `suggest` and `generate` are what an editor asks for, on files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from vatt_core.errors import Cancelled
+from vatt_core.evaluation.onsets import detect_onsets
+from vatt_core.files import content_hash, free_names
+from vatt_core.media.atomic import write_bytes
+from vatt_core.media.frames import read_frames
+from vatt_core.media.loudness import edge_fades, integrated_loudness, normalise
+from vatt_core.media.mux import mux_sound, muxed_suffix
+from vatt_core.media.preview import write_preview
+from vatt_core.media.probe import ClipInfo, clip_range, probe
+from vatt_core.media.time_map import TimeMap
+from vatt_core.media.waves import fit_length, resample, write_wave
+from vatt_core.model.captioning import SamplingSettings
+from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes
+from vatt_core.model.folder import LoadedModel, load_model, model_hash
+from vatt_core.model.text import decode_answer, encode_caption_prompt, encode_prompts
+from vatt_core.requests import (
+    MAX_SEED,
+    ClipRequest,
+    GenerateRequest,
+    GenerateResult,
+    Suggestion,
+    SuggestRequest,
+    SuggestResult,
+    Take,
+)
+from vatt_core.timing import Timing
+from vatt_core.weights import find_model
+from vatt_core.windows import Window, plan_windows
+
+Progress = Callable[[str, int, int], None]
+Stop = Callable[[], bool]
+
+ROWS_AT_ONCE = 8
+"""Rows (takes times windows) that go through the audio transformer together."""
+
+REMEMBERED_CLIPS = 4
+CANDIDATES_PER_CAPTION = 4
+SIDECAR_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenClip:
+    """A clip that has been read: its facts, its range, its frames for pictures and the features of each window."""
+
+    info: ClipInfo
+    time_map: TimeMap
+    frames: NDArray[np.uint8]
+    windows: list[Window]
+    features: Tensor
+
+    @property
+    def at_own_speed(self) -> bool:
+        """Whether the range is played forwards at the clip's own speed."""
+        points = self.time_map.points
+        return all(t1 - t0 == s1 - s0 for (t0, s0), (t1, s1) in itertools.pairwise(points))
+
+
+class Pipeline:
+    """A loaded model and the steps from a clip to its soundtrack."""
+
+    def __init__(self, model: LoadedModel, name: str) -> None:
+        self.model = model
+        self.name = name
+        self.config = model.config
+        self.timing: Timing = model.config.timing
+        self.device = model.device
+        self._seen: OrderedDict[tuple[Any, ...], SeenClip] = OrderedDict()
+
+    @classmethod
+    def load(cls, model: str | Path = "nano", *, device: str = "auto") -> Pipeline:
+        """Load a model by name or folder. device: "auto" takes a CUDA GPU where there is one.
+
+        Raises NotFound for an unknown name, BadModel for a damaged folder.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(load_model(find_model(model), device=device), str(model))
+
+    @property
+    def model_hash(self) -> str:
+        return model_hash(self.model.folder)
+
+    # ---- steps on tensors ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def look(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Frames of one window at `timing.frame_rate`, uint8 [N, H, W, 3] -> features [1, F, D].
+
+        N below F holds the last frame. Raises ValueError for no frame or more than a window.
+        """
+        wanted = self.timing.frames
+        if not 0 < len(frames) <= wanted:
+            raise ValueError(f"a window has 1 to {wanted} frames, got {len(frames)}")
+        features = self.model.vision.encode(torch.from_numpy(np.ascontiguousarray(frames)))
+        held = features[-1:].expand(wanted - len(frames), -1)
+        return torch.cat([features, held])[None]
+
+    @torch.no_grad()
+    def caption(
+        self, features: Tensor, *, count: int, seed: int, temperature: float | None = None
+    ) -> list[Suggestion]:
+        """Different captions of one clip, features [1, F, D], best first. Fewer than `count` when the model has no more
+        to say than that."""
+        prompt = encode_caption_prompt(self.model.tokenizer, self.config.converter)
+        longest = self.config.converter.max_caption_tokens
+        found: dict[str, float] = {}
+        # Bolder and bolder until there are enough different ones.
+        for round_number, boldness in enumerate((1.0, 1.5, 2.2)):
+            settings = SamplingSettings(
+                temperature=(temperature or self.config.decoding.caption_temperature) * boldness,
+                repetition_penalty=self.config.decoding.caption_repetition_penalty,
+                max_new_tokens=longest,
+            )
+            drawn = self.model.converter.generate_captions(
+                features,
+                prompt,
+                count=count * CANDIDATES_PER_CAPTION,
+                settings=settings,
+                seed=(seed + round_number) % (2**62),
+            )[0]
+            for one in drawn:
+                text = decode_answer(self.model.tokenizer, one.ids)
+                if text and one.finished:
+                    found[text] = max(found.get(text, -np.inf), one.mean_log_likelihood)
+            if len(found) >= count:
+                break
+        ranked = sorted(found.items(), key=lambda item: -item[1])[:count]
+        return [Suggestion(text, score) for text, score in ranked]
+
+    @torch.no_grad()
+    def condition(self, features: Tensor, prompts: Sequence[str]) -> list[Condition]:
+        """What the audio transformer is made from: features [B, F, D] and a prompt for each row."""
+        ids, mask = encode_prompts(self.model.tokenizer, prompts, self.config.converter)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        states = self.model.converter.encode_all_states(features, ids, mask).float()
+        video = states.shape[1] - ids.shape[1]
+        keep = functional.pad(mask, (video, 0), value=1)
+        # Padding stands between video and text: leave it out, so that a row is the same as alone.
+        return [Condition(states[row][keep[row] > 0], keep[row][keep[row] > 0]) for row in range(len(prompts))]
+
+    def sound_codes(
+        self,
+        features: Tensor,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        options: DecodingOptions | None = None,
+        negative_prompts: Sequence[str | None] | None = None,
+        known: Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Stop | None = None,
+    ) -> Tensor:
+        """Codes [B, K, T] for features [B, F, D], a prompt and a seed for each row. known: see decoding."""
+        conditions = self.condition(features, prompts)
+        negatives: list[Condition | None] | None = None
+        if negative_prompts is not None and any(negative_prompts):
+            said = self.condition(features, [text or "" for text in negative_prompts])
+            negatives = [one if text else None for one, text in zip(said, negative_prompts, strict=True)]
+        return generate_codes(
+            self.model.audio_transformer,
+            conditions,
+            options=options or DecodingOptions.from_defaults(self.config.decoding),
+            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+            negatives=negatives,
+            known=known,
+            progress=progress,
+            cancelled=cancelled,
+        )
+
+    @torch.no_grad()
+    def sound(self, codes: Tensor) -> Tensor:
+        """Codes [B, K, T] -> wave [B, T * hop_length] float32 at `timing.sample_rate`."""
+        return self.model.codec.decode(codes)
+
+    # ---- what an editor asks for -----------------------------------------------------------------------------------
+
+    def suggest(
+        self, request: SuggestRequest, *, progress: Progress | None = None, cancelled: Stop | None = None
+    ) -> SuggestResult:
+        """Captions of a clip. Raises the errors of the media package, Cancelled, BadRequest."""
+        work = _Work(progress, cancelled)
+        seed = _seed(request.seed)
+        clip = self._see(request, work)
+        with work.stage("caption", 1):
+            captions = self._captions(clip, request.count, seed, request.temperature)
+        return SuggestResult(
+            captions=tuple(captions),
+            model=self.name,
+            seed=seed,
+            duration=float(clip.time_map.duration),
+            seconds=work.seconds,
+        )
+
+    def generate(
+        self, request: GenerateRequest, *, progress: Progress | None = None, cancelled: Stop | None = None
+    ) -> GenerateResult:
+        """Soundtracks of a clip, written to `request.output`. Take i has the seed `request.seed + i`.
+
+        Nothing is left behind when it fails or is cancelled. Raises the errors of the media package, Cancelled,
+        BadRequest, DiskFull, ForbiddenPath.
+        """
+        work = _Work(progress, cancelled)
+        seed = _seed(request.seed)
+        clip = self._see(request, work)
+        prompt = request.prompt
+        if prompt is None:
+            with work.stage("caption", 1):
+                captions = self._captions(clip, 1, seed, None)
+                prompt = captions[0].text if captions else ""
+        seeds = [(seed + take) % (MAX_SEED + 1) for take in range(request.takes)]
+        codes = self._compose(clip, request, prompt, seeds, work)
+        with work.stage("sound", request.takes) as step:
+            waves = []
+            for take in codes:
+                waves.append(self.sound(take[None])[0].cpu().numpy())
+                step()
+        written: list[Path] = []
+        try:
+            with work.stage("write", request.takes) as step:
+                takes = []
+                for wave, take_seed in zip(waves, seeds, strict=True):
+                    takes.append(self._write(clip, request, prompt, take_seed, wave, written))
+                    step()
+        except BaseException:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+        return GenerateResult(
+            takes=tuple(takes),
+            caption=prompt,
+            model=self.name,
+            model_hash=self.model_hash,
+            duration=float(clip.time_map.duration),
+            seconds=work.seconds,
+        )
+
+    # ---- how -------------------------------------------------------------------------------------------------------
+
+    def _see(self, request: ClipRequest, work: _Work) -> SeenClip:
+        """Read the clip and compute its features. The last few clips are remembered while their files stay the same."""
+        work.check()
+        with work.stage("read", 1):
+            info = probe(request.path)
+            time_map = request.time_map or clip_range(info, request.start, request.end)
+            status = request.path.stat()
+            key = (info.path, status.st_mtime_ns, status.st_size, status.st_ino, tuple(time_map.points))
+            if key in self._seen:
+                self._seen.move_to_end(key)
+                return self._seen[key]
+            frames = read_frames(
+                request.path,
+                time_map,
+                rate=self.timing.frame_rate,
+                shortest_side=self.config.vision.image_size,
+                cancelled=work.cancelled,
+            )
+        windows = plan_windows(time_map.duration, self.timing)
+        with work.stage("look", len(windows)) as step:
+            features = []
+            for window in windows:
+                part = frames[window.first_frame : window.first_frame + self.timing.frames]
+                features.append(self.look(part))
+                step()
+        seen = SeenClip(info, time_map, frames, windows, torch.cat(features))
+        self._seen[key] = seen
+        while len(self._seen) > REMEMBERED_CLIPS:
+            self._seen.popitem(last=False)
+        return seen
+
+    def _captions(self, clip: SeenClip, count: int, seed: int, temperature: float | None) -> list[Suggestion]:
+        middle = len(clip.windows) // 2
+        return self.caption(clip.features[middle : middle + 1], count=count, seed=seed, temperature=temperature)
+
+    def _compose(
+        self, clip: SeenClip, request: GenerateRequest, prompt: str, seeds: Sequence[int], work: _Work
+    ) -> Tensor:
+        """Codes [takes, K, T] of the whole clip: even windows, then odd ones between what these decided."""
+        options = DecodingOptions.from_defaults(
+            self.config.decoding,
+            steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            temperature=request.temperature,
+            mask_temperature=request.mask_temperature,
+            top_k=request.top_k,
+        )
+        length = self.timing.code_frames
+        total = max(window.first_code for window in clip.windows) + length
+        codes = torch.full((len(seeds), self.timing.codebooks, total), self.timing.mask, dtype=torch.int64)
+        passes = [
+            [(take, window) for window in clip.windows[first::2] for take in range(len(seeds))] for first in (0, 1)
+        ]
+        groups = [rows[i : i + ROWS_AT_ONCE] for rows in passes for i in range(0, len(rows), ROWS_AT_ONCE)]
+        steps = sum(options.steps_per_codebook) if options.fill_order == "coarse_first" else options.steps
+        with work.stage("compose", steps * len(groups)) as step:
+            for rows in groups:
+                known = torch.stack([codes[take, :, w.first_code : w.first_code + length] for take, w in rows])
+                made = self.sound_codes(
+                    torch.cat([clip.features[w.index : w.index + 1] for _, w in rows]),
+                    [prompt] * len(rows),
+                    seeds=[(seeds[take] + 1_000_003 * w.index) % 2**62 for take, w in rows],
+                    options=options,
+                    negative_prompts=[request.negative_prompt] * len(rows),
+                    known=known,
+                    progress=lambda done, total: step(),
+                    cancelled=work.cancelled,
+                )
+                for (take, window), row in zip(rows, made.cpu(), strict=True):
+                    codes[take, :, window.first_code : window.first_code + length] = row
+        return codes[:, :, : self.timing.code_frames_in(clip.time_map.duration)].to(self.device)
+
+    def _write(
+        self,
+        clip: SeenClip,
+        request: GenerateRequest,
+        prompt: str,
+        seed: int,
+        wave: NDArray[np.float32],
+        written: list[Path],
+    ) -> Take:
+        """Finish one take and write its files; every path is noted in `written` before the next is begun."""
+        rate, duration = request.sample_rate, clip.time_map.duration
+        samples = round(duration * rate)
+        wave = fit_length(wave, round(duration * self.timing.sample_rate))
+        onsets = tuple(round(float(time), 4) for time in detect_onsets(wave, self.timing.sample_rate))
+        finished = fit_length(resample(wave, self.timing.sample_rate, rate), samples)
+        if request.loudness is not None:
+            finished = normalise(finished, rate, target_lufs=request.loudness)
+        finished = edge_fades(finished, rate)
+        loudness = integrated_loudness(finished, rate)
+        # A copy of the video is in step with the sound only where the range is played at its own speed.
+        muxed_as = muxed_suffix(clip.info.path, clip.info.codec) if request.preview and clip.at_own_speed else None
+        suffixes = [".wav", ".json", *([".png"] if request.preview else []), *([muxed_as] if muxed_as else [])]
+        names = free_names(request.output, clip.info.path.stem, suffixes)
+        # The same samples again need the same dither.
+        dither = np.random.default_rng(seed) if request.bits == 16 else None
+        written.append(names[".wav"])
+        write_wave(names[".wav"], finished, sample_rate=rate, bits=request.bits, dither=dither)  # type: ignore[arg-type]
+        preview = muxed = None
+        if request.preview:
+            preview = names[".png"]
+            written.append(preview)
+            times = [float(k / self.timing.frame_rate) for k in range(len(clip.frames))]
+            write_preview(preview, clip.frames, times, finished, sample_rate=rate, onsets=onsets, title=prompt)
+        if muxed_as:
+            muxed = names[muxed_as]
+            written.append(muxed)
+            first, last = clip.time_map.source_range
+            mux_sound(clip.info.path, names[".wav"], muxed, start=first, end=last)
+        written.append(names[".json"])
+        sidecar = self._sidecar(clip, request, prompt, seed, names[".wav"])
+        write_bytes(names[".json"], (json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n").encode())
+        return Take(
+            wav=str(names[".wav"]),
+            sidecar=str(names[".json"]),
+            caption=prompt,
+            seed=seed,
+            samples=samples,
+            sample_rate=rate,
+            onsets=onsets,
+            loudness=float(loudness) if np.isfinite(loudness) else None,
+            preview=None if preview is None else str(preview),
+            muxed=None if muxed is None else str(muxed),
+        )
+
+    def _sidecar(
+        self, clip: SeenClip, request: GenerateRequest, prompt: str, seed: int, wav: Path
+    ) -> dict[str, Any]:
+        """All that is needed to make this take again, and what it was made from."""
+        settings = {
+            name: getattr(request, name)
+            for name in (
+                "negative_prompt",
+                "sample_rate",
+                "bits",
+                "guidance_scale",
+                "steps",
+                "temperature",
+                "mask_temperature",
+                "top_k",
+                "loudness",
+            )
+        }
+        first, last = clip.time_map.source_range
+        return {
+            "version": SIDECAR_VERSION,
+            "wav": wav.name,
+            "wav_sha256": content_hash(wav),
+            "clip": {
+                "path": str(clip.info.path),
+                "sha256": content_hash(clip.info.path),
+                "source_range": [str(first), str(last)],
+                "time_map": clip.time_map.to_list(),
+                "frame_rate": str(clip.info.frame_rate),
+                "timecode": clip.info.timecode,
+            },
+            "model": {"name": self.name, "hash": self.model_hash, "device": self.device.type},
+            "request": {"prompt": prompt, "seed": seed, **settings},
+        }
+
+
+class _Work:
+    """Progress, cancellation and the clock of one request."""
+
+    def __init__(self, progress: Progress | None, cancelled: Stop | None) -> None:
+        self._progress = progress
+        self.cancelled = cancelled
+        self.seconds: dict[str, float] = {}
+
+    def check(self) -> None:
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled("The job was cancelled.")
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[[], None]]:
+        """Time a stage and report its steps; what is yielded is called after each and sees cancellation."""
+        self.check()
+        done = 0
+        begun = time.perf_counter()
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if self._progress is not None:
+                self._progress(name, min(done, total), total)
+            self.check()
+
+        if self._progress is not None:
+            self._progress(name, 0, total)
+        try:
+            yield step
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 4)
+        if done < total and self._progress is not None:
+            self._progress(name, total, total)
+
+
+def _seed(seed: int | None) -> int:
+    return secrets.randbelow(2**31) if seed is None else seed
+
+
+def request_from_sidecar(sidecar: dict[str, Any], output: Path) -> GenerateRequest:
+    """The request that makes a take again, from its side-car."""
+    clip = sidecar["clip"]
+    return GenerateRequest(
+        path=Path(clip["path"]), time_map=TimeMap.from_list(clip["time_map"]), output=output, **sidecar["request"]
+    )
+
+
+__all__ = ["GenerateRequest", "Pipeline", "SuggestRequest", "request_from_sidecar"]
