@@ -56,8 +56,21 @@ class AlibiBias(nn.Module):
         bias = self(length, device=keep.device, dtype=dtype)
         padded = -(-length // _ALIGNMENT) * _ALIGNMENT
         combined = bias.new_empty(keep.shape[0], bias.shape[0], length, padded)[..., :length]
-        combined.copy_(bias)
-        return combined.masked_fill_(~keep[:, None, None, :], -math.inf)
+        forbidden = torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill_(~keep, -math.inf)
+        return torch.add(bias, forbidden[:, None, None, :], out=combined)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, *, dropout: float) -> Tensor:
+    """softmax(query key^T / sqrt(dim_head) + bias) value, all [B, heads, N, dim_head].
+
+    The fused kernel's backward on the CPU is slow in bfloat16: there the gradient is left to three plain operations,
+    which take half the time.
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
+        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+        scores += bias
+        return torch.matmul(F.dropout(scores.softmax(-1), dropout), value)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
 
 class Attention(nn.Module):
@@ -81,7 +94,7 @@ class Attention(nn.Module):
         if first:
             query, bias = query[:, :, first:], bias[:, :, first:]
         dropout = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
+        seen = attend(query, key, value, bias.to(query.dtype), dropout=dropout)
         result = self.output(seen.transpose(1, 2).flatten(2))  # [B, N - first, dim]
         if keep is None:
             return result
