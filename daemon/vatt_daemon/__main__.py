@@ -38,16 +38,17 @@ def run(flags: dict[str, Any] | None = None) -> int:
     """Serve until told to stop. Returns the exit code; a daemon that cannot start says why in one line."""
     try:
         places = folders()
-        settings = load_settings(flags=flags)
         prepare_logging(places)
+        settings = load_settings(flags=flags)
         from vatt_daemon.server import serve
 
         serve(settings, places)
     except VattError as error:
-        logging.getLogger("vatt_daemon").error("%s", error.message)
         if os.environ.get("VATT_DEBUG"):
             raise
-        print(error.message, file=sys.stderr)
+        logging.getLogger("vatt_daemon").error("%s", error.message)
+        if not sys.stderr.isatty():  # on a terminal the log has said it
+            print(error.message, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -115,7 +115,7 @@ class Scheduler:
             self._in_a_row = 0
             return self._batch.popleft()
         if self._interactive:
-            self._in_a_row += 1
+            self._in_a_row = self._in_a_row + 1 if self._batch else 0
             return self._interactive.popleft()
         return None
 

@@ -43,8 +43,10 @@ LOCAL_CLIENT = "local"
 
 
 class PortInUse(VattError):
+    """Another program holds a port that was asked for by number."""
+
     code = "busy"
-    exit_code = 8
+    exit_code = 9
 
 
 def error_body(error: Exception) -> dict[str, Any]:

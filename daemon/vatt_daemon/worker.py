@@ -21,6 +21,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vatt_client import fields as message_fields
 from vatt_client import messages
 
 from vatt_core.errors import BadModel, BadRequest, Cancelled, VattError
@@ -121,7 +122,7 @@ def build_request(message: messages.Submission, module: Any) -> Any:
     kind = module.SuggestRequest if isinstance(message, messages.Suggest) else module.GenerateRequest
     known = {field.name for field in fields(kind)}
     values: dict[str, Any] = {}
-    for name in message.__dataclass_fields__:
+    for name in message_fields.rules(type(message)):
         value = getattr(message, name)
         if value is None or name in _NOT_FOR_THE_PIPELINE:
             continue

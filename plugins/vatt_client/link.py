@@ -20,6 +20,8 @@ TICK = 0.1
 HEARTBEAT = 2000
 HEARTBEAT_LIMIT = 6000
 """Milliseconds of ZeroMQ's own heartbeats on an idle connection."""
+CERTAINLY = 3
+"""Failed handshakes in a row that are no accident: the daemon holds another key than the one expected."""
 
 _HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
@@ -78,7 +80,6 @@ class Link:
 
     def pump(self, seconds: float) -> None:
         """Take in what comes within so many seconds; returns after the first messages, or when the time is up."""
-        # A short sleep in native code at a time, so that Ctrl-C is heard.
         self._read_monitor()
         if self.socket.poll(int(max(0.0, seconds) * 1000)):
             self._read()
@@ -91,7 +92,7 @@ class Link:
                 "The daemon has ended. Jobs that it had accepted are kept; they go on after 'vatt daemon start'.",
                 pid=self._connection.pid,
             )
-        if self._refused >= 2 and not self._ready:
+        if self._refused >= CERTAINLY and not self._ready:
             raise errors.WrongKey(
                 "The daemon refuses this client's key: the connection file does not belong to it. Restart the daemon "
                 "with 'vatt daemon stop' and 'vatt daemon start'."
@@ -140,6 +141,8 @@ class Link:
                 self._ready, self._refused = True, 0
             elif event == zmq.EVENT_DISCONNECTED:
                 self._ready = False
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._refused = CERTAINLY
             elif event in _HANDSHAKE_FAILED:
                 self._refused += 1
 

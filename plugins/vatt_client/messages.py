@@ -116,8 +116,8 @@ class Submission(Message):
     ANSWER = "job, state, duplicate"
 
     path: str = fields.text("absolute path of the clip, as the daemon's machine sees it", shortest=1)
-    start: Fraction | None = fields.seconds("begin of the range in the source; none: the clip's begin", default=None)
-    end: Fraction | None = fields.seconds("end of the range in the source; none: the clip's end", default=None)
+    start: Fraction | None = fields.seconds("begin of the range in the source; none: the clip's begin", default=None)  # noqa: RUF009
+    end: Fraction | None = fields.seconds("end of the range in the source; none: the clip's end", default=None)  # noqa: RUF009
     time_map: tuple[tuple[Fraction, Fraction], ...] | None = fields.time_map(
         "piecewise linear map as [timeline, source] pairs in seconds, instead of start and end", default=None
     )

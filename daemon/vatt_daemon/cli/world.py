@@ -1,58 +1,48 @@
-"""`vatt world`: clips whose sound, captions and events are known exactly."""
+"""`vatt world write`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from vatt_core.errors import VattError
-from vatt_core.world.kinds import KINDS, MATERIALS
+from vatt_daemon.cli.output import print_json
 
-app = typer.Typer(help="Write procedural clips whose sound, captions and event times are known.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Write clips of the procedural world.")
+
+Layout = Literal["single", "two_kinds", "two_scenes"]
 
 
 @app.callback()
-def world() -> None:
-    """Write procedural clips whose sound, captions and event times are known."""
+def group() -> None:
+    """Clips of the procedural world that nano is trained on."""
 
 
 @app.command()
 def write(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The clip to write, .mp4 or .mov.")],
-    kind: Annotated[str | None, typer.Option(help=f"One of {', '.join(KINDS)}; drawn from the seed if absent.")] = None,
-    seed: Annotated[
-        int, typer.Option(help="0 to 999999 training, then a million each of validation and held-out clips.")
-    ] = 2_000_000,
-    seconds: Annotated[float, typer.Option(help="Length of the clip.")] = 10.0,
-    fps: Annotated[str, typer.Option(help="Pictures per second: 24, 29.97, 30000/1001.")] = "24",
-    size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 320,
-    layout: Annotated[str | None, typer.Option(help="single, two_kinds or two_scenes.")] = None,
-    material: Annotated[
-        str | None, typer.Option(help=f"{' or '.join(MATERIALS)}: changes the sound and the caption only.")
+    output: Annotated[str, typer.Option("--output", metavar="CLIP.mp4", help="The file; .mov holds the sound as PCM.")],
+    seed: Annotated[int, typer.Option("--seed", help="Which clip. From 2000000 on: held out from training.")] = 0,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="What sounds in it; left out, drawn from the seed.")
     ] = None,
-    with_sound: Annotated[bool, typer.Option("--with-sound", help="Add the true sound.")] = False,
+    layout: Annotated[Layout | None, typer.Option("--layout", help="single, two_kinds or two_scenes.")] = None,
+    material: Annotated[
+        str | None, typer.Option("--material", help="wooden or metal, for kinds that have one.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length.")] = 10.0,
+    fps: Annotated[str, typer.Option("--fps", help="Frame rate, e.g. 24 or 30000/1001.")] = "24",
+    size: Annotated[int, typer.Option("--size", help="Width and height in pixels.")] = 320,
+    with_sound: Annotated[bool, typer.Option("--with-sound", help="Include the true sound.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the description as JSON.")] = False,
 ) -> None:
-    """Write one clip and, beside it, its description as JSON."""
-    # PyAV and the drawings are loaded only when a clip is really written.
+    """Write the clip of a seed, and its description beside it as JSON."""
     from vatt_core.world.write import parse_rate, write_world
 
-    try:
-        description = write_world(
-            output,
-            kind=kind,
-            seed=seed,
-            seconds=seconds,
-            fps=parse_rate(fps),
-            size=size,
-            layout=layout,  # type: ignore[arg-type]
-            material=material,
-            with_sound=with_sound,
-        )
-    except VattError as error:
-        Console(stderr=True, soft_wrap=True).print(f"vatt: {error.message}", markup=False, highlight=False)
-        raise typer.Exit(error.exit_code) from None
-    console = Console(soft_wrap=True)
-    console.print(f"{output}: {description['caption']}", markup=False, highlight=False)
+    description = write_world(
+        output, seed=seed, kind=kind, layout=layout, material=material, seconds=seconds, fps=parse_rate(fps), size=size,
+        with_sound=with_sound,
+    )  # fmt: skip
+    if as_json:
+        print_json(description)
+    else:
+        print(output)

@@ -1,0 +1,75 @@
+"""The command tree: names and one line each; the modules behind them are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+import typer.core
+import typer.main
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "suggest": ("vatt_daemon.cli.jobs:suggest_app", "Captions for a clip."),
+    "generate": ("vatt_daemon.cli.jobs:generate_app", "Soundtracks for a clip."),
+    "daemon": ("vatt_daemon.cli.daemon:app", "Start, stop and look at the daemon."),
+    "models": ("vatt_daemon.cli.models:app", "Which models there are, and where."),
+    "doctor": ("vatt_daemon.cli.doctor:app", "Check the installation; each problem with its cure."),
+    "world": ("vatt_daemon.cli.world:app", "Write clips of the procedural world."),
+    "train": ("vatt_daemon.cli.train:app", "Train models."),
+    "eval": ("vatt_daemon.cli.evaluate:app", "Measure models."),
+}
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group whose commands are imported when they run; its help shows their names and lines without that."""
+
+    _listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        target, line = COMMANDS[cmd_name]
+        if self._listing:
+            return typer.core.TyperCommand(cmd_name, help=line, callback=None)
+        module, _, name = target.partition(":")
+        command = typer.main.get_command(getattr(importlib.import_module(module), name))
+        command.name = cmd_name
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Captions and aligned soundtracks for video clips, from a model on your own machine.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from vatt_daemon import __version__
+
+        print(f"vatt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Captions and aligned soundtracks for video clips, from a model on your own machine."""
+
+
+application = typer.main.get_command(app)

@@ -1,0 +1,161 @@
+"""`vatt doctor`: look at everything that the daemon needs; each problem with its cure."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+import typer
+from vatt_client import Client, errors
+from vatt_client.connection import process_exists, read_connection
+
+from vatt_core.errors import VattError
+from vatt_core.weights import find_model, list_models, model_hash
+from vatt_daemon.cli.output import print_json
+from vatt_daemon.keys import check_private
+from vatt_daemon.settings import folders, load_settings
+
+app = typer.Typer(pretty_exceptions_enable=False)
+
+LEAST_DISK = 1 << 30
+"""Bytes that should be free where the daemon keeps its data."""
+
+_TORCH = """
+import json, torch
+gpu = torch.cuda.is_available()
+print(json.dumps({"version": torch.__version__, "gpu": torch.cuda.get_device_name(0) if gpu else None}))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, how it is, what was seen, and what to do when it is not well."""
+
+    name: str
+    state: Literal["ok", "note", "problem"]
+    seen: str
+    cure: str = ""
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Check the installation. The exit code is 1 when something is wrong."""
+    found = [check for examine in EXAMINATIONS for check in _safely(examine)]
+    healthy = all(check.state != "problem" for check in found)
+    if as_json:
+        print_json({"healthy": healthy, "checks": [asdict(check) for check in found]})
+    else:
+        for check in found:
+            print(f"{check.state:<8} {check.name}: {check.seen}")
+            if check.cure and check.state != "ok":
+                print(f"         → {check.cure}")
+    raise typer.Exit(0 if healthy else 1)
+
+
+def _safely(examine: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from examine()
+    except Exception as error:
+        message = getattr(error, "message", f"{type(error).__name__}: {error}")
+        yield Check(examine.__name__.strip("_"), "problem", message, "see the message")
+
+
+def _versions() -> Iterator[Check]:
+    yield Check("python", "ok", sys.version.split()[0])
+    for package in ("pyzmq", "msgpack", "numpy", "av", "torch", "transformers", "peft", "open_clip_torch"):
+        try:
+            yield Check(package, "ok", importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(package, "problem", "not installed", "install VATT with its model: pip install 'vatt[daemon]'")
+
+
+def _device() -> Iterator[Check]:
+    # In a process of its own, as the worker does it: this command itself never loads torch.
+    ran = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=120, check=False)
+    if ran.returncode != 0:
+        last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
+        yield Check("torch works", "problem", last, "reinstall torch with the pins of constraints.txt")
+        return
+    about = json.loads(ran.stdout.strip().splitlines()[-1])
+    yield Check("torch works", "ok", about["version"])
+    if about["gpu"]:
+        yield Check("gpu", "ok", about["gpu"])
+    else:
+        yield Check("gpu", "note", "none: the CPU is used", "nano is fine without; the official models are slow")
+
+
+def _settings() -> Iterator[Check]:
+    load_settings()
+    file = folders().config_file
+    yield Check("settings", "ok", str(file) if file.exists() else "the defaults")
+
+
+def _folders() -> Iterator[Check]:
+    places = folders()
+    for name in ("config", "data", "runtime", "log", "cache"):
+        folder = getattr(places, name)
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if os.access(existing, os.W_OK | os.X_OK):
+            yield Check(f"folder {name}", "ok", str(folder))
+        else:
+            yield Check(f"folder {name}", "problem", f"{existing} cannot be written to",
+                        "change its permissions, or set VATT_HOME to another folder")  # fmt: skip
+    existing = next(parent for parent in (places.data, *places.data.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    state: Literal["ok", "problem"] = "ok" if free >= LEAST_DISK else "problem"
+    yield Check("free disk", state, f"{free / (1 << 30):.1f} GiB at {existing}", "free some space")
+
+
+def _keys() -> Iterator[Check]:
+    keys = sorted(folders().keys.glob("*.secret"))
+    if not keys:
+        yield Check("keys", "ok", "none yet: the daemon makes them at its first start")
+    for file in keys:
+        try:
+            check_private(file)
+            yield Check(f"key {file.name}", "ok", "readable by you alone")
+        except VattError as error:
+            yield Check(f"key {file.name}", "problem", error.message, f"chmod 600 {file}")
+
+
+def _models() -> Iterator[Check]:
+    for model in list_models():
+        if not model.installed:
+            yield Check(f"model {model.name}", "problem" if model.embedded else "note", "not installed",
+                        "reinstall VATT" if model.embedded else f"put its folder at {model.folder}")  # fmt: skip
+            continue
+        yield Check(f"model {model.name}", "ok", f"complete, hash {model_hash(find_model(model.name))[:12]}")
+
+
+def _daemon() -> Iterator[Check]:
+    try:
+        found = read_connection()
+    except errors.DaemonNotRunning:
+        yield Check("daemon", "ok", "not running; 'vatt generate' and 'vatt daemon start' start it")
+        return
+    began = time.monotonic()
+    try:
+        with Client(name="doctor", timeout=5.0) as client:
+            took = time.monotonic() - began
+            worker = client.status().worker
+    except errors.ClientError as error:
+        alive = "runs" if process_exists(found.pid) else "is gone"
+        yield Check("daemon", "problem", f"process {found.pid} {alive}: {error.message}",
+                    "vatt daemon stop, then vatt daemon start")  # fmt: skip
+        return
+    yield Check("daemon", "ok", f"process {found.pid}, protocol {found.protocol}, connected in {took * 1000:.0f} ms")
+    if worker.get("waits_before_restart"):
+        yield Check("worker", "problem", f"died {worker['starts']} times", f"see {worker['log']}")
+    else:
+        yield Check("worker", "ok", f"process {worker['pid']}" if worker.get("pid") else "not started yet")
+
+
+EXAMINATIONS = (_versions, _device, _settings, _folders, _keys, _models, _daemon)

@@ -1,0 +1,172 @@
+"""`vatt suggest` and `vatt generate`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from fractions import Fraction
+from typing import Annotated, Any, NoReturn
+
+import typer
+from vatt_client import Client, errors, messages
+from vatt_client.client import absolute
+from vatt_client.fields import to_fraction
+from vatt_client.replies import Job
+
+from vatt_core.errors import BadRequest, NotFound
+from vatt_core.weights import list_models
+from vatt_daemon import guard, launch
+from vatt_daemon.cli.output import print_json, print_table, progress_display
+from vatt_daemon.settings import load_settings
+
+Clip = Annotated[str, typer.Argument(metavar="CLIP", help="The video file.")]
+Begin = Annotated[str | None, typer.Option("--in", metavar="SECONDS", help="Begin of the range, e.g. 2.5 or 75/30.")]
+End = Annotated[str | None, typer.Option("--out", metavar="SECONDS", help="End of the range.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same result; left out, one is drawn and told.")]
+Model = Annotated[str, typer.Option("--model", help="Name of the model, see 'vatt models list'.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="Boldness; left out, the model's own.")]
+
+CANCEL_WAIT = 10.0
+"""Seconds to wait for a cancelled job to stop, after Ctrl-C."""
+
+suggest_app = typer.Typer(pretty_exceptions_enable=False)
+generate_app = typer.Typer(pretty_exceptions_enable=False)
+
+
+@suggest_app.command()
+def suggest(
+    clip: Clip,
+    count: Annotated[int, typer.Option("--count", help="How many captions.")] = 3,
+    begin: Begin = None,
+    end: End = None,
+    seed: Seed = None,
+    temperature: Temperature = None,
+    model: Model = "nano",
+    as_json: AsJson = False,
+) -> None:
+    """Captions of what could be heard in a clip, each with a score."""
+    message = _checked(
+        messages.Suggest, path=absolute(clip), count=count, start=_seconds("--in", begin), end=_seconds("--out", end),
+        seed=seed, temperature=temperature, model=model,
+    )  # fmt: skip
+    job = _carry_out(message, quiet=as_json)
+    if as_json:
+        print_json({"job": job.id, "seed": job.seed, **(job.result or {})})
+        return
+    captions = job.suggestions().captions
+    print_table(("score", "caption"), [(f"{caption.score:.2f}", caption.text) for caption in captions])
+
+
+@generate_app.command()
+def generate(
+    clip: Clip,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="What shall be heard; else the best caption.")] = None,
+    negative: Annotated[str | None, typer.Option("--negative", help="What shall not be heard.")] = None,
+    takes: Annotated[int, typer.Option("--takes", help="How many different takes.")] = 1,
+    begin: Begin = None,
+    end: End = None,
+    seed: Seed = None,
+    output: Annotated[str, typer.Option("--output", metavar="FOLDER", help="Where the files go.")] = ".",
+    preview: Annotated[bool, typer.Option("--preview", help="Also a PNG, and a copy of the video with sound.")] = False,
+    sample_rate: Annotated[int, typer.Option("--rate", help="Sample rate of the WAV in Hz.")] = 48_000,
+    bits: Annotated[int, typer.Option("--bits", help="16, 24 or 32 (floating point).")] = 24,
+    guidance_scale: Annotated[float | None, typer.Option("--guidance", help="Strength of prompt and picture.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Decoding steps; left out, the model's own.")] = None,
+    temperature: Temperature = None,
+    loudness: Annotated[float | None, typer.Option("--loudness", help="Target in LUFS, e.g. -23.")] = None,
+    model: Model = "nano",
+    as_json: AsJson = False,
+) -> None:
+    """Soundtracks that fit a clip: WAV files of exactly its length, each with a side-car that says how it was made."""
+    message = _checked(
+        messages.Generate, path=absolute(clip), output=absolute(output), prompt=prompt, negative_prompt=negative,
+        takes=takes, start=_seconds("--in", begin), end=_seconds("--out", end), seed=seed, preview=preview,
+        sample_rate=sample_rate, bits=bits, guidance_scale=guidance_scale, steps=steps, temperature=temperature,
+        loudness=loudness, model=model,
+    )  # fmt: skip
+    job = _carry_out(message, quiet=as_json)
+    if as_json:
+        print_json({"job": job.id, "seed": job.seed, **(job.result or {})})
+        return
+    for take in job.takes().takes:
+        print(take.wav)
+        for more in (take.preview, take.muxed):
+            if more:
+                print(more)
+        if take.caption:
+            print(f"  {take.caption}", file=sys.stderr)
+
+
+_OPTIONS = {"start": "--in", "end": "--out", "negative_prompt": "--negative", "sample_rate": "--rate",
+            "guidance_scale": "--guidance", "path": "CLIP"}  # fmt: skip
+
+
+def _seconds(option: str, text: str | None) -> Fraction | None:
+    if text is None:
+        return None
+    try:
+        seconds = to_fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        raise BadRequest(f"{option} must be a time in seconds such as 2.5 or 75/30, not '{text}'.") from None
+    if seconds < 0:
+        raise BadRequest(f"{option} must not be negative: a clip begins at 0.")
+    return seconds
+
+
+def _checked(kind: type[Any], **values: Any) -> Any:
+    """The message, checked here already, so that a wrong call needs no daemon. Options are named as the user does."""
+    try:
+        message = kind(**values)
+    except errors.BadRequest as error:
+        field = str(error.details.get("field", ""))
+        option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
+        raise BadRequest(error.message.replace(f"The field '{field}'", option).replace(f"'{field}'", option)) from None
+    guard.check_paths(message, load_settings().paths)
+    known = [model.name for model in list_models()]
+    if message.model not in known:
+        raise NotFound(f"There is no model '{message.model}'. There are: {', '.join(known)}.")
+    return message
+
+
+def connect() -> Client:
+    """A client of the running daemon; starts one when none runs."""
+    try:
+        return Client(name="vatt")
+    except errors.DaemonNotRunning:
+        print("starting the daemon", file=sys.stderr, flush=True)
+        return launch.start_daemon()
+
+
+def _carry_out(message: messages.Submission, *, quiet: bool) -> Job:
+    """Submit, show the progress, return the job that is done. Ctrl-C, and being terminated, cancel it in the daemon."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    with connect() as client:
+        job: str | None = None
+        try:
+            job = client.submit(message)
+            with progress_display(quiet=quiet and not sys.stderr.isatty()) as show:
+                ended = client.wait(job, on_progress=show)
+        except KeyboardInterrupt:
+            if job is None:
+                raise
+            raise errors.Cancelled(_cancel(client, job)) from None
+        ended.raise_for_state()
+        return ended
+
+
+def _cancel(client: Client, job: str) -> str:
+    """Cancel and wait until it has stopped; returns what to tell."""
+    try:
+        client.cancel(job)
+        with contextlib.suppress(errors.DaemonTimeout):
+            state = client.wait(job, timeout=CANCEL_WAIT).state
+            return f"Cancelled: nothing was written (job {job})." if state == "cancelled" else f"The job was {state}."
+        return f"The job {job} will stop at its next step."
+    except errors.ClientError as error:
+        return f"The job {job} could not be cancelled: {error.message}"

@@ -1,0 +1,89 @@
+"""What the commands print: a progress bar on a terminal, plain lines elsewhere, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vatt_client.replies import Progress
+
+STAGES = {
+    "queue": "waiting",
+    "load": "loading the model",
+    "probe": "looking at the clip",
+    "frames": "reading frames",
+    "features": "seeing",
+    "vision": "seeing",
+    "caption": "captioning",
+    "captions": "captioning",
+    "states": "understanding",
+    "codes": "generating",
+    "decode": "generating",
+    "wave": "making sound",
+    "codec": "making sound",
+    "write": "writing files",
+    "preview": "drawing previews",
+}
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns on a terminal; lines with tabs, without a header, elsewhere."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def progress_display(*, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
+    """Yields the callback that shows the progress of one job on standard error."""
+    if quiet:
+        yield lambda progress: None
+    elif sys.stderr.isatty():
+        with _bar() as show:
+            yield show
+    else:
+        yield _Lines().show
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(STAGES.get(progress.stage, progress.stage), total=progress.total)
+            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total)
+
+        yield show
+
+
+class _Lines:
+    """One line when a stage begins, with the time since the first."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._stage = ""
+
+    def show(self, progress: Progress) -> None:
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            label = STAGES.get(progress.stage, progress.stage)
+            print(f"{time.monotonic() - self._began:6.1f} s  {label}", file=sys.stderr, flush=True)

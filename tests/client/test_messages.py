@@ -1,0 +1,125 @@
+"""The message definitions: what goes out comes in again, and what is wrong is refused by the field's name."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from typing import Any
+
+import msgpack
+import pytest
+from vatt_client import errors, fields, messages, replies
+from vatt_client.fields import Rule
+
+
+def sample(rule: Rule) -> Any:
+    """A value that the rule allows and that differs from most defaults."""
+    values: dict[str, Any] = {
+        "text": "some words", "identifier": "an-identifier", "flag": True, "time": Fraction(1001, 30000),
+        "time map": ((Fraction(0), Fraction(1)), (Fraction(7, 3), Fraction(1, 2))), "identifiers": ("one", "two"),
+    }  # fmt: skip
+    if rule.choices:
+        return rule.choices[-1]
+    if rule.kind in ("integer", "number"):
+        low, high = rule.minimum or 0, rule.maximum or 0
+        return int((low + high) // 2) if rule.kind == "integer" else (low + high) / 2
+    return values[rule.kind]
+
+
+def frames(body: dict[str, Any]) -> list[bytes]:
+    return [messages.VERSION_FRAME, b"id", messages.pack(body)]
+
+
+@pytest.mark.parametrize("kind", messages.REQUESTS.values(), ids=lambda kind: kind.TYPE)
+def test_every_message_survives_the_wire(kind: type[messages.Message]) -> None:
+    left_out = {"time_map"}  # excludes start and end
+    values = {name: sample(rule) for name, (rule, _) in fields.rules(kind).items() if name not in left_out}
+    if "start" in values:
+        values["end"] = values["start"] + 1
+    message = kind(**values)
+    for socket in kind.SOCKETS:
+        assert messages.decode(frames(message.to_wire()), socket=socket) == message
+    for socket in {messages.JOBS, messages.CONTROL} - set(kind.SOCKETS):
+        with pytest.raises(errors.BadRequest):
+            messages.decode(frames(message.to_wire()), socket=socket)
+
+
+@pytest.mark.parametrize("kind", messages.REQUESTS.values(), ids=lambda kind: kind.TYPE)
+def test_every_field_has_a_rule_and_refuses_another_type_by_its_name(kind: type[messages.Message]) -> None:
+    good = {"type": kind.TYPE}
+    good |= {name: fields.to_wire(sample(rule)) for name, (rule, default) in fields.rules(kind).items()
+             if default is ...}  # fmt: skip
+    socket = kind.SOCKETS[0]
+    messages.decode(frames(good), socket=socket)
+    for name, (rule, default) in fields.rules(kind).items():
+        assert rule.explanation
+        for wrong in ({}, [[]], float("nan"), b"bytes", "", -5000):
+            if wrong == "" and rule.kind == "text" and not rule.minimum:
+                continue
+            with pytest.raises(errors.BadRequest) as caught:
+                messages.decode(frames({**good, name: wrong}), socket=socket)
+            assert str(caught.value.details["field"]).startswith(name)
+        if default is ...:
+            with pytest.raises(errors.BadRequest) as caught:
+                messages.decode(frames({key: value for key, value in good.items() if key != name}), socket=socket)
+            assert caught.value.details["field"] == name
+    with pytest.raises(errors.BadRequest) as caught:
+        messages.decode(frames({**good, "nonsense": 1}), socket=socket)
+    assert caught.value.details["field"] == "nonsense"
+
+
+def test_times_are_exact() -> None:
+    for given, exact in [(0.1, Fraction(1, 10)), ("1001/30000", Fraction(1001, 30000)), (3, Fraction(3)),
+                         ("2.5", Fraction(5, 2)), (Fraction(1, 3), Fraction(1, 3))]:  # fmt: skip
+        sent = messages.Suggest(path="/clip", start=given).to_wire()
+        assert messages.decode(frames(sent), socket="jobs").start == exact  # type: ignore[attr-defined]
+    for wrong in (float("inf"), "nan", "1e9", "1/0", "", "9" * 400, True, -0.5, [1]):
+        with pytest.raises(errors.BadRequest):
+            messages.Suggest(path="/clip", start=wrong)  # type: ignore[arg-type]
+
+
+def test_a_range_must_not_be_empty_and_excludes_a_time_map() -> None:
+    points = ((0, 0), (1, 2))
+    assert messages.Suggest(path="/clip", time_map=points).time_map == points  # type: ignore[arg-type]
+    for values in ({"start": 2, "end": 2}, {"start": 3, "end": 2}, {"start": 0, "time_map": points}):
+        with pytest.raises(errors.BadRequest):
+            messages.Suggest(path="/clip", **values)  # type: ignore[arg-type]
+    for wrong in (((0, 0),), ((0, 0), (0, 1)), ((1, 0), (2, 1)), ((0, 0), (1,)), ((0, 0), (1, -1))):
+        with pytest.raises(errors.BadRequest):
+            messages.Suggest(path="/clip", time_map=wrong)  # type: ignore[arg-type]
+
+
+def test_messages_are_frozen_and_checked_when_made() -> None:
+    message = messages.Generate(path="/clip", output="/out")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        message.takes = 5  # type: ignore[misc]
+    with pytest.raises(errors.BadRequest):
+        messages.Generate(path="/clip", output="/out", takes=99)
+    with pytest.raises(errors.BadRequest):
+        messages.Generate(path="/clip\udcff", output="/out")
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x01", b"\x91" * 3000, b"\x81\xa1a", b"\xdf\xff\xff\xff\xff",
+                                  b"\x81\xa4type\xa3\xff\xfe\xfd", msgpack.packb({1: 2}), msgpack.packb([1]),
+                                  msgpack.packb({str(n): n for n in range(1000)})])  # fmt: skip
+def test_what_is_no_map_of_sane_size_is_a_bad_request(data: bytes) -> None:
+    with pytest.raises(errors.BadRequest):
+        messages.unpack(data)
+
+
+def test_error_codes_come_back_as_their_class() -> None:
+    for code in errors.CODES:
+        found = errors.from_wire({"code": code, "message": "what", "retryable": True, "retry_after": 2.0,
+                                  "details": {"field": "x", "message": "y"}})  # fmt: skip
+        assert found.code == code and found.retryable and found.retry_after == 2.0
+        assert errors.from_wire(found.to_wire()).to_wire() == found.to_wire()
+    newer = errors.from_wire({"code": "from_the_future", "message": "what"})
+    assert isinstance(newer, errors.Internal) and newer.code == "from_the_future"
+
+
+def test_answers_with_more_fields_than_known_are_read() -> None:
+    job = replies.Job.from_wire({"id": "a", "kind": "suggest", "state": "done", "new": 1,
+                                 "result": {"captions": [{"text": "rain", "score": -1.0, "n": 2}], "n": 3}})  # fmt: skip
+    assert job.suggestions().captions == [replies.Caption(text="rain", score=-1.0)]
+    with pytest.raises(errors.Cancelled):
+        replies.Job(id="a", kind="suggest", state="cancelled").suggestions()

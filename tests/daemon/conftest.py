@@ -1,0 +1,153 @@
+"""A real daemon in a process and a folder of its own, driven over its real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from vatt_client import Client, connection, messages
+from vatt_client.errors import DaemonNotRunning, DaemonTimeout
+
+HERE = Path(__file__).parent
+
+
+def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+    """Wait until the condition holds; fail when it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true"
+        time.sleep(0.02)
+
+
+class Home:
+    """One folder with everything of one user's daemon."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.clip = root / "clip.mp4"
+        self.clip.write_bytes(b"not looked at by the scripted pipeline")
+        self.output = root / "out"
+        self.file = root / "home" / "runtime" / connection.FILE_NAME
+        self.environment = {
+            **os.environ,
+            "VATT_HOME": str(root / "home"),
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "VATT_WORKER_PIPELINE": "scripted_pipeline:Pipeline",
+            "VATT_WORKER_CANCEL_GRACE": "1.0",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    until = staticmethod(until)
+
+    def generate(self, prompt: str, **options: Any) -> messages.Generate:
+        return messages.Generate(path=str(self.clip), output=str(self.output), prompt=prompt, **options)
+
+    def spawn(self, *flags: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "vatt_daemon"]
+        for flag in flags:
+            command += ["--set", flag]
+        process = subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE)
+        self.processes.append(process)
+        return process
+
+    def start(self, *flags: str) -> subprocess.Popen[bytes]:
+        """Start a daemon and wait until it answers."""
+        process = self.spawn(*flags)
+
+        def answers() -> bool:
+            assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
+            with contextlib.suppress(DaemonNotRunning, DaemonTimeout):
+                if connection.read_connection(self.file).pid == process.pid:
+                    return True
+            return False
+
+        until(answers)
+        return process
+
+    def client(self, **options: float) -> Client:
+        return Client(connection_file=self.file, **options)  # type: ignore[arg-type]
+
+    def kill(self) -> None:
+        """kill -9 the daemon."""
+        self.processes[-1].send_signal(signal.SIGKILL)
+        self.processes[-1].wait()
+
+    def runs(self) -> list[str]:
+        """The prompts of all executions, in order."""
+        file = self.output / "runs.txt"
+        return [line.split(" ", 1)[1] for line in file.read_text().splitlines()] if file.exists() else []
+
+    def vatt(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the `vatt` command."""
+        return subprocess.run(
+            [sys.executable, "-m", "vatt_daemon.cli", *arguments],
+            env=self.environment | environment, capture_output=True, text=True, timeout=60, cwd=self.root, check=False,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            pid = connection.read_connection(self.file).pid
+            if pid not in [process.pid for process in self.processes]:
+                psutil.Process(pid).terminate()  # one that a command under test has started
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
+            if process.stderr:
+                process.stderr.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A daemon's folder for one test, which starts, stops and kills the daemon itself."""
+    found = Home(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(home: Home) -> Iterator[Client]:
+    """A client of a daemon that was started for this test alone."""
+    home.start()
+    with home.client() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def running_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    found = Home(tmp_path_factory.mktemp("daemon"))
+    found.start()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def shared(running_home: Home, tmp_path: Path) -> Home:
+    """A daemon that the tests of a module share; the output folder is the test's own."""
+    running_home.output = tmp_path / "out"
+    return running_home
+
+
+@pytest.fixture
+def guest(shared: Home) -> Iterator[Client]:
+    """A client of the shared daemon; leaves an empty queue."""
+    with shared.client() as found:
+        yield found
+        open_jobs = [job.id for job in found.list(states=["queued", "running"])]
+        for job in reversed(open_jobs):
+            found.cancel(job)
+        for job in open_jobs:
+            found.wait(job)

@@ -1,0 +1,84 @@
+"""A pipeline that does what the prompt says: it crashes, hangs, fails or takes its time on demand.
+
+It stands in for vatt_core.pipeline in the worker process of the tests about deaths and cancellations, which no real
+model can be asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from vatt_core import errors
+
+
+@dataclass(frozen=True)
+class SuggestRequest:
+    path: Path
+    start: Fraction | None = None
+    end: Fraction | None = None
+    count: int = 3
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    path: Path
+    output: Path
+    prompt: str = ""
+    takes: int = 1
+    seed: int | None = None
+    sample_rate: int = 48_000
+    bits: int = 24
+    preview: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.values
+
+
+class Pipeline:
+    @classmethod
+    def load(cls, model: str = "nano", *, device: str = "auto") -> Pipeline:
+        return cls()
+
+    def suggest(self, request: SuggestRequest, *, progress: Any, cancelled: Any) -> Result:
+        progress("captions", 1, 1)
+        return Result({"captions": [{"text": f"caption {n}", "score": -float(n)} for n in range(request.count)]})
+
+    def generate(self, request: GenerateRequest, *, progress: Any, cancelled: Any) -> Result:
+        request.output.mkdir(parents=True, exist_ok=True)
+        with (request.output / "runs.txt").open("a") as log:
+            log.write(f"{os.getpid()} {request.prompt}\n")
+        what, _, argument = request.prompt.partition(" ")
+        if what == "crash":
+            os._exit(9)
+        if what == "crash-once" and not (mark := request.output / f"crashed-{argument}").exists():
+            mark.touch()
+            os._exit(9)
+        if what == "hang":
+            time.sleep(3600)
+        if what == "error":
+            raise getattr(errors, argument)("The clip is not what it says.")
+        if what == "bug":
+            raise ZeroDivisionError("one by nothing")
+        if what == "slow":
+            for step in range(int(argument)):
+                if cancelled():
+                    raise errors.Cancelled("Stopped between two steps.")
+                progress("codes", step, int(argument))
+                time.sleep(0.05)
+        takes = []
+        for number in range(request.takes):
+            wav = request.output / f"{request.path.stem}-{request.seed}-{number}.wav"
+            wav.write_bytes(b"RIFF")
+            takes.append({"wav": str(wav), "sidecar": "", "caption": request.prompt, "seed": request.seed})
+        return Result({"takes": takes, "pid": os.getpid()})

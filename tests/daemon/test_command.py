@@ -1,0 +1,179 @@
+"""The `vatt` command as a user meets it: real processes, exit codes, one plain sentence for each problem."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vatt_client import connection
+from vatt_daemon.cli import main
+
+
+def plain(ran: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one sentence of a refusal: nothing on standard output, one line without a traceback."""
+    assert ran.returncode == code, ran.stderr
+    assert ran.stdout == ""
+    lines = [line for line in ran.stderr.splitlines() if line and line != "starting the daemon"]
+    assert len(lines) == 1, ran.stderr
+    return lines[0]
+
+
+def test_generate_starts_the_daemon_and_status_and_stop_end_it(home: Any) -> None:
+    assert home.vatt("daemon", "status").returncode == 7
+    made = home.vatt("generate", "clip.mp4", "--prompt", "rain", "--output", "out", "--seed", "4", "--takes", "2")
+    assert made.returncode == 0, made.stderr
+    files = [Path(line) for line in made.stdout.split()]
+    assert len(files) == 2 and all(file.is_file() and file.is_absolute() for file in files)
+    status = json.loads(home.vatt("daemon", "status", "--json").stdout)
+    assert status["counts"]["done"] == 1
+    again = home.vatt("daemon", "start")
+    assert again.returncode == 0 and str(status["pid"]) in again.stdout
+    suggested = json.loads(home.vatt("suggest", "clip.mp4", "--count", "2", "--json").stdout)
+    assert [item["text"] for item in suggested["captions"]] == ["caption 0", "caption 1"]
+    assert home.vatt("daemon", "stop").returncode == 0
+    assert not connection.process_exists(status["pid"])
+    assert home.vatt("daemon", "stop").returncode == 0
+
+
+def test_wrong_calls_are_refused_before_a_daemon_is_started(
+    home: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VATT_HOME", home.environment["VATT_HOME"])
+    monkeypatch.chdir(home.root)
+    (home.root / "file").write_bytes(b"")
+    wrong = [
+        (("suggest", "missing.mp4"), 3, "missing.mp4"),
+        (("suggest", "."), 3, "folder"),
+        (("suggest", "clip.mp4", "--count", "0"), 2, "--count"),
+        (("suggest", "clip.mp4", "--in", "nan"), 2, "--in"),
+        (("suggest", "clip.mp4", "--in", "-1"), 2, "--in"),
+        (("suggest", "clip.mp4", "--in", "3", "--out", "3"), 2, "empty"),
+        (("suggest", "clip.mp4", "--out", "1/0"), 2, "--out"),
+        (("suggest", "clip.mp4", "--model", "unheard-of"), 3, "nano"),
+        (("suggest", "clip.mp4", "--model", "../x"), 2, "--model"),
+        (("generate", "clip.mp4", "--bits", "8"), 2, "--bits"),
+        (("generate", "clip.mp4", "--guidance", "inf"), 2, "--guidance"),
+        (("generate", "clip.mp4", "--output", "file"), 3, "file"),
+        (("generate", "clip.mp4", "--takes", "many"), 2, "--takes"),
+        (("generate", "clip.mp4", "--nonsense"), 2, "--nonsense"),
+        (("generate",), 2, "CLIP"),
+        (("nonsense",), 2, "nonsense"),
+        (("models", "path", "unheard-of"), 3, "unheard-of"),
+    ]
+    for arguments, code, word in wrong:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        said = capsys.readouterr()
+        assert ended.value.code == code, said.err
+        assert word in said.err and len(said.err.splitlines()) == 1 and said.out == "", arguments
+    assert not home.file.exists()
+
+
+def test_errors_of_a_job_are_one_sentence_with_their_exit_code(home: Any) -> None:
+    home.start()
+    for prompt, code in [("error BadMedia", 4), ("error DiskFull", 5), ("bug", 1)]:
+        ran = home.vatt("generate", "clip.mp4", "--prompt", prompt, "--output", "out", "--json")
+        plain(ran, code)
+
+
+def test_wrong_settings_are_named_by_start_and_run(home: Any) -> None:
+    file = home.root / "home" / "config" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[server]\nprot = 1\n")
+    assert "server.prot" in plain(home.vatt("daemon", "run"), 2)
+    assert "server.prot" in plain(home.vatt("daemon", "start"), 7)
+
+
+def test_a_port_in_use_is_told(home: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for how in ("start", "run"):
+            ran = home.vatt("daemon", how, "--port", port)
+            assert ran.returncode not in (0, 1)
+            assert port in plain(ran, ran.returncode)
+
+
+def test_a_stale_connection_file_does_not_stop_the_next_command(home: Any) -> None:
+    home.start()
+    home.kill()
+    assert home.file.exists()
+    assert home.vatt("daemon", "status").returncode == 7
+    assert home.vatt("suggest", "clip.mp4").returncode == 0
+
+
+def spawn(home: Any, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "vatt_daemon.cli", *arguments], env=home.environment, cwd=home.root,
+                            start_new_session=True, **options)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_cancels_the_job_in_the_daemon_too(home: Any, number: signal.Signals) -> None:
+    home.start()
+    command = spawn(home, "generate", "clip.mp4", "--prompt", "slow 1000", "--output", "out", stderr=subprocess.PIPE)
+    home.until(home.runs)
+    command.send_signal(number)
+    _, said = command.communicate(timeout=20)
+    assert command.returncode == 130
+    assert b"Traceback" not in said
+    with home.client() as client:
+        assert [job.state for job in client.list()] == ["cancelled"]
+    assert list(home.output.glob("*.wav")) == []
+
+
+def test_a_daemon_that_is_killed_under_a_command_is_told(home: Any) -> None:
+    home.start()
+    command = spawn(home, "generate", "clip.mp4", "--prompt", "slow 1000", "--output", "out", "--json",
+                    stderr=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    home.until(home.runs)
+    home.kill()
+    written, said = command.communicate(timeout=20)
+    assert command.returncode == 7
+    assert written == b"" and len(said.splitlines()) == 1
+
+
+def test_a_terminal_gets_a_progress_bar_and_a_pipe_plain_lines(home: Any) -> None:
+    home.start()
+    arguments = ("generate", "clip.mp4", "--prompt", "slow 10", "--output", "out")
+    lines = home.vatt(*arguments).stderr
+    assert "\x1b" not in lines and lines.strip()
+    mine, theirs = pty.openpty()
+    command = spawn(home, *arguments, stderr=theirs, stdout=subprocess.DEVNULL)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            seen += os.read(mine, 4096)
+        except OSError:
+            break
+    assert command.wait(20) == 0
+    os.close(mine)
+    assert b"\x1b[" in seen
+
+
+def test_models_are_listed_without_torch_and_doctor_reports_as_json(home: Any) -> None:
+    (home.root / "torch.py").write_text("raise ImportError('no torch here')")
+    without = {"PYTHONPATH": os.pathsep.join([str(home.root), home.environment["PYTHONPATH"]])}
+    listed = home.vatt("models", "list", "--json", **without)
+    assert "nano" in [model["name"] for model in json.loads(listed.stdout)]
+    report = home.vatt("doctor", "--json", **without)
+    checks = {check["name"]: check["state"] for check in json.loads(report.stdout)["checks"]}
+    assert report.returncode == 1
+    assert checks["torch works"] == "problem" and checks["pyzmq"] == "ok"
+
+
+def test_a_clip_of_the_world_is_written(home: Any) -> None:
+    ran = home.vatt("world", "write", "--seed", "2000003", "--seconds", "1", "--size", "64", "--output", "world.mp4")
+    assert ran.returncode == 0, ran.stderr
+    assert (home.root / "world.mp4").stat().st_size > 0
+    assert json.loads((home.root / "world.json").read_text())["frames"] == 24
+    assert plain(home.vatt("world", "write", "--output", "world.txt"), 2)
