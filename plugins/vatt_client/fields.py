@@ -41,8 +41,7 @@ class Rule:
             return " | ".join(str(choice) for choice in self.choices)
         if self.minimum is None and self.maximum is None:
             return ""
-        low = "" if self.minimum is None else f"{self.minimum:g}"
-        high = "" if self.maximum is None else f"{self.maximum:.15g}"
+        low, high = ("" if bound is None else _plain(bound) for bound in (self.minimum, self.maximum))
         return f"{low} … {high}"
 
     def check(self, name: str, value: Any) -> Any:
@@ -58,6 +57,10 @@ class Rule:
         if self.choices and checked not in self.choices:
             raise _refusal(name, f"must be one of {', '.join(map(str, self.choices))}", self)
         return checked
+
+
+def _plain(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def _refusal(name: str, problem: str, rule: Rule) -> BadRequest:

@@ -21,7 +21,9 @@ PROTOCOL = (1, 0)
 """Major and minor version. Additions raise the minor, anything else the major."""
 
 VERSION_FRAME = bytes(PROTOCOL)
-LARGEST_SEED = 2**63 - 1
+LARGEST_SEED = 2**53 - 1
+"""Every language's numbers hold it exactly."""
+LARGEST_CURSOR = 2**63 - 1
 LARGEST_MESSAGE = 1 << 20
 """Bytes of one frame that the daemon accepts (it may be configured lower; `hello` tells)."""
 
@@ -89,7 +91,7 @@ class Models(Message):
     """Which models can be named, which are installed."""
 
     TYPE = "models"
-    ANSWER = "models: list of maps with at least name, installed, description"
+    ANSWER = "models (list of maps: name, title, licence, embedded, installed)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ class Submission(Message):
     """What every job has. A submission counts when its answer has come: it is on the disk by then."""
 
     SOCKETS = (JOBS,)
-    ANSWER = "job, state, duplicate"
+    ANSWER = "job (its id), state, seed, duplicate"
 
     path: str = fields.text("absolute path of the clip, as the daemon's machine sees it", shortest=1)
     start: Fraction | None = fields.seconds("begin of the range in the source; none: the clip's begin", default=None)  # noqa: RUF009
@@ -157,7 +159,7 @@ class Suggest(Submission):
 
     count: int = fields.integer("how many different captions", minimum=1, maximum=16, default=3)
     temperature: float | None = fields.number(
-        "boldness of the wording; none: the model's own", minimum=0.0, maximum=5.0, default=None
+        "boldness of the wording; none: the model's own", minimum=0.01, maximum=5.0, default=None
     )
 
 
@@ -182,10 +184,17 @@ class Generate(Submission):
     )
     steps: int | None = fields.integer("decoding steps; none: the model's own", minimum=1, maximum=200, default=None)
     temperature: float | None = fields.number(
-        "boldness of the sound; none: the model's own", minimum=0.0, maximum=20.0, default=None
+        "boldness of the sound; none: the model's own", minimum=0.01, maximum=20.0, default=None
+    )
+    mask_temperature: float | None = fields.number(
+        "randomness of the order in which codes are decided; none: the model's own",
+        minimum=0.0, maximum=100.0, default=None,
+    )  # fmt: skip
+    top_k: int | None = fields.integer(
+        "how many of the likeliest codes are drawn from; none: the model's own", minimum=1, maximum=65_536, default=None
     )
     loudness: float | None = fields.number(
-        "target loudness; none: the default of the daemon", minimum=-70.0, maximum=0.0, default=None, unit="LUFS"
+        "target loudness, true peaks limited; none: left as made", minimum=-70.0, maximum=0.0, default=None, unit="LUFS"
     )
     preview: bool = fields.flag("also write a PNG and a copy of the video with the sound", default=False)
 
@@ -196,7 +205,7 @@ class Get(Message):
 
     TYPE = "get"
     SOCKETS = (JOBS, CONTROL)
-    ANSWER = "job (a map, see Job)"
+    ANSWER = "job (a map, see Jobs)"
 
     job: str = fields.identifier("id of the job")
     history: bool = fields.flag("also the list of its state changes", default=False)
@@ -213,7 +222,7 @@ class List(Message):
     states: tuple[str, ...] = fields.identifiers("only these states; empty: all", default=(), longest=8)
     limit: int = fields.integer("length of a page", minimum=1, maximum=1000, default=100)
     before: int | None = fields.integer(
-        "cursor: 'next' of the page before", minimum=0, maximum=LARGEST_SEED, default=None
+        "cursor: 'next' of the page before", minimum=0, maximum=LARGEST_CURSOR, default=None
     )
 
 

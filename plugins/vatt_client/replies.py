@@ -73,11 +73,12 @@ class Caption(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestions(Reply):
-    """Answer of a `suggest` job. `seconds`: time spent per stage."""
+    """Answer of a `suggest` job. `duration` of the range and `seconds` spent per stage, in seconds."""
 
     captions: list[Caption]
     seed: int | None = None
     model: str = ""
+    duration: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -88,7 +89,11 @@ class Suggestions(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class Take(Reply):
-    """One soundtrack: absolute paths of its files, and what it was made from."""
+    """One soundtrack: absolute paths of its files, and what it was made from.
+
+    samples: length at `sample_rate` Hz. onsets: seconds in the range at which sounds begin. loudness: LUFS, None for
+    silence. preview, muxed: only when a preview was asked for.
+    """
 
     wav: str
     sidecar: str = ""
@@ -96,8 +101,10 @@ class Take(Reply):
     muxed: str | None = None
     caption: str = ""
     seed: int = 0
-    scores: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+    sample_rate: int = 48_000
+    onsets: list[float] = field(default_factory=list)
+    loudness: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,10 @@ class Takes(Reply):
     """Answer of a `generate` job. `seconds`: time spent per stage, for all takes together."""
 
     takes: list[Take]
+    caption: str = ""
     model: str = ""
+    model_hash: str = ""
+    duration: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod

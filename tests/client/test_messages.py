@@ -118,8 +118,8 @@ def test_error_codes_come_back_as_their_class() -> None:
 
 
 def test_answers_with_more_fields_than_known_are_read() -> None:
-    job = replies.Job.from_wire({"id": "a", "kind": "suggest", "state": "done", "new": 1,
-                                 "result": {"captions": [{"text": "rain", "score": -1.0, "n": 2}], "n": 3}})  # fmt: skip
+    result = {"captions": [{"text": "rain", "score": -1.0, "new": 2}], "new": 3}
+    job = replies.Job.from_wire({"id": "a", "kind": "suggest", "state": "done", "new": 1, "result": result})
     assert job.suggestions().captions == [replies.Caption(text="rain", score=-1.0)]
     with pytest.raises(errors.Cancelled):
         replies.Job(id="a", kind="suggest", state="cancelled").suggestions()

@@ -12,21 +12,13 @@ from typing import Any
 from vatt_client.replies import Progress
 
 STAGES = {
-    "queue": "waiting",
     "load": "loading the model",
-    "probe": "looking at the clip",
-    "frames": "reading frames",
-    "features": "seeing",
-    "vision": "seeing",
+    "read": "reading the clip",
+    "look": "seeing",
     "caption": "captioning",
-    "captions": "captioning",
-    "states": "understanding",
-    "codes": "generating",
-    "decode": "generating",
-    "wave": "making sound",
-    "codec": "making sound",
+    "compose": "composing",
+    "sound": "making sound",
     "write": "writing files",
-    "preview": "drawing previews",
 }
 
 

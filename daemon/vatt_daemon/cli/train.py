@@ -1,0 +1,34 @@
+"""`vatt train nano`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train models.")
+
+
+@app.callback()
+def group() -> None:
+    """Train models on the procedural world."""
+
+
+@app.command()
+def nano(
+    folder: Annotated[Path, typer.Option("--folder", help="Where the work lies; a stopped run goes on there.")] = Path(
+        "runs/nano"
+    ),
+    stages: Annotated[str | None, typer.Option("--stages", help="Only these, with commas between.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train nano from nothing; the same command goes on where a stopped run was."""
+    from vatt_core.errors import BadRequest
+    from vatt_core.training.nano import STAGES, print_progress, train_nano
+
+    wanted = tuple(part.strip() for part in stages.split(",")) if stages else None
+    for stage in wanted or ():
+        if stage not in STAGES:
+            raise BadRequest(f"There is no stage '{stage}'. There are: {', '.join(STAGES)}.", stage=stage)
+    print(train_nano(folder.expanduser().absolute(), stages=wanted, device=device, report=print_progress))
