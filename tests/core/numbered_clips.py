@@ -74,7 +74,8 @@ def write_clip(
             stream.sample_aspect_ratio = pixel_aspect
         if rotation is not None:
             stream.set_display_rotation(rotation)
-        audio = container.add_stream("aac" if path.suffix != ".webm" else "libopus", rate=48_000, layout="mono") if sound else None
+        sound_codec = "libopus" if path.suffix == ".webm" else "aac"
+        audio = container.add_stream(sound_codec, rate=48_000, layout="mono") if sound else None
         for number in range(frames):
             picture = pictures[number] if pictures is not None else number_picture(number, *size)
             frame = av.VideoFrame.from_ndarray(picture, format=picture_format)

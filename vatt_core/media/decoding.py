@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
+from typing import cast
 
 import av
 import av.container
@@ -92,6 +93,57 @@ def _from(path: PathLike, clock: Clock, origin: Fraction | None, limits: MediaLi
                         yield time, frame
         except (av.error.FFmpegError, OSError) as error:
             raise damaged(path, error) from None
+
+
+def coded_pictures(path: PathLike, clock: Clock, at: Fraction, limits: MediaLimits) -> Iterator[av.Packet]:
+    """Coded pictures in the order of the file, with times, from a keyframe shown at or before `at` on.
+
+    Not necessarily the last such keyframe. Raises BadMedia, and what open_input raises.
+    """
+    if clock.counted:
+        yield from _counted_packets(path, clock, limits)
+        return
+    back = Fraction(0)
+    while True:
+        origin = None if at - back <= _FROM_THE_START else at - back
+        found = False
+        with open_input(path, limits, complete_times=True) as container:
+            stream = picture_stream(container, path)
+            if origin is not None:
+                container.seek(clock.ticks(origin), stream=stream)
+            for packet in container.demux(stream):
+                if not packet.size or packet.pts is None:
+                    continue
+                if not found and not packet.is_keyframe:
+                    continue
+                if not found and origin is not None and clock.seconds(packet.pts) > at:
+                    break
+                found = True
+                yield packet
+        if found or origin is None:
+            return
+        back = max(Fraction(1), back * 2)
+
+
+def _counted_packets(path: PathLike, clock: Clock, limits: MediaLimits) -> Iterator[av.Packet]:
+    """Give times to the packets of a format that stores none: the decoder tells which picture each becomes."""
+    shown: dict[int, int] = {}
+    with open_input(path, limits) as container:
+        stream = picture_stream(container, path)
+        open_decoder(stream, path, limits)
+        stream.codec_context.copy_opaque = True
+        for number, packet in enumerate(container.demux(stream)):
+            packet.opaque = number
+            for frame in packet.decode():
+                shown.setdefault(cast(int, frame.opaque), len(shown))
+    delay = max((number - place for number, place in shown.items()), default=0)
+    with open_input(path, limits) as container:
+        stream = picture_stream(container, path)
+        for number, packet in enumerate(container.demux(stream)):
+            if number in shown:
+                packet.pts = round(shown[number] * clock.frame_duration / clock.tick)
+                packet.dts = round((number - delay) * clock.frame_duration / clock.tick)
+                yield packet
 
 
 def deinterlaced(source: Generator[Picture]) -> Generator[Picture]:

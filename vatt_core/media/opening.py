@@ -78,10 +78,13 @@ def existing_file(path: PathLike, limits: MediaLimits) -> Path:
 
 
 @contextmanager
-def open_input(path: PathLike, limits: MediaLimits | None = None) -> Iterator[av.container.InputContainer]:
+def open_input(
+    path: PathLike, limits: MediaLimits | None = None, *, complete_times: bool = False
+) -> Iterator[av.container.InputContainer]:
     """Open a media file for reading, with the playlist formats and every protocol but `file` switched off.
 
     A file that only names other files (a playlist, an ffconcat list), whatever its extension, opens nothing.
+    complete_times: let the library work out packet times that the container leaves out.
     Raises what existing_file raises, and BadMedia where the file is no media file.
     """
     limits = limits or MediaLimits()
@@ -91,6 +94,8 @@ def open_input(path: PathLike, limits: MediaLimits | None = None) -> Iterator[av
         "protocol_whitelist": "file",
         "max_pixels": str(limits.pixels),
     }
+    if complete_times:
+        options["fflags"] = "+genpts"
     try:
         container = av.open(os.fspath(found), "r", options=options, metadata_errors="replace")
     except UnicodeEncodeError:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vatt_core.errors import BadRequest
+from vatt_core.media.preview import write_preview
+
+
+def preview(
+    path: Path, *, seconds: float = 4, onsets: tuple[float, ...] = (), level: float = 0.5, **options: object
+) -> np.ndarray:
+    frames = np.full((20, 36, 64, 3), 90, np.uint8)
+    frames[10:] = 200
+    wave = np.zeros(round(seconds * 16_000), np.float32)
+    for onset in onsets:
+        wave[round(onset * 16_000) :][:800] = level
+    arguments = {
+        "frame_times": [Fraction(n, 20) * Fraction(seconds) for n in range(20)],
+        "wave": wave,
+        "sample_rate": 16_000,
+        "onsets": onsets,
+        "title": "a ball hits the floor",
+    } | options
+    write_preview(path, frames, **arguments)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def orange(picture: np.ndarray) -> np.ndarray:
+    """Columns that an onset line goes through from top to bottom."""
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    return np.flatnonzero(((red > 180) & (green > 110) & (blue < 150) & (red - blue > 80)).mean(axis=0) > 0.5)
+
+
+def test_onsets_stand_on_one_axis_at_their_times(tmp_path: Path) -> None:
+    columns = orange(preview(tmp_path / "p.png", onsets=(1.0, 2.0, 3.0)))
+    groups = np.split(columns, np.flatnonzero(np.diff(columns) > 3) + 1)
+    centres = [group.mean() for group in groups]
+    assert len(centres) == 3
+    assert np.allclose(np.diff(centres), np.diff(centres)[0], atol=2)
+    assert not len(orange(preview(tmp_path / "p.png")))
+    assert os.listdir(tmp_path) == ["p.png"]
+
+
+def test_the_same_input_makes_the_same_picture(tmp_path: Path) -> None:
+    assert np.array_equal(preview(tmp_path / "a.png", onsets=(1.0,)), preview(tmp_path / "b.png", onsets=(1.0,)))
+
+
+@pytest.mark.parametrize("title", ["", "costs $5 and $x^2", "ein Ball, 音, 🎬 \\frac", "long " * 100, "two\nlines"])
+def test_any_title(tmp_path: Path, title: str) -> None:
+    assert preview(tmp_path / "p.png", title=title).std() > 5
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.3, 60])
+def test_any_length(tmp_path: Path, seconds: float) -> None:
+    assert preview(tmp_path / "p.png", seconds=seconds, onsets=(0.0, seconds / 2, seconds + 5)).std() > 5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 500, 40), (2, 30, 900)])
+def test_any_picture_shape(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    frames = np.full((*shape, 3), 120, np.uint8)
+    wave = np.random.default_rng(0).uniform(-1, 1, 48_000)
+    write_preview(tmp_path / "p.png", frames, frame_times=np.arange(shape[0]) / 5, wave=wave, sample_rate=48_000)
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_no_global_figure_state(tmp_path: Path) -> None:
+    preview(tmp_path / "p.png")
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_refusals(tmp_path: Path) -> None:
+    for options in ({"frame_times": [0.0]}, {"wave": np.zeros(0)}, {"wave": np.zeros((2, 9))}):
+        with pytest.raises(BadRequest):
+            preview(tmp_path / "p.png", **options)
+    assert not list(tmp_path.iterdir())
