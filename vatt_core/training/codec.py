@@ -68,7 +68,11 @@ class MelAutoencoder(nn.Module):
         long = self.long(wave)
         short = self.short(wave)[..., : long.shape[-1] * self.parts]
         batch, mels, _ = short.shape
-        short = short.reshape(batch, mels, long.shape[-1], self.parts).permute(0, 1, 3, 2).reshape(batch, -1, long.shape[-1])
+        short = (
+            short.reshape(batch, mels, long.shape[-1], self.parts)
+            .permute(0, 1, 3, 2)
+            .reshape(batch, -1, long.shape[-1])
+        )
         scaled = torch.cat([long, short], 1).add(self.floor).log()
         return (scaled + 4.5) / 3.6
 
@@ -80,15 +84,15 @@ class MelAutoencoder(nn.Module):
         return self.decode_out(self.decoder(self.decode_in(latents)))
 
 
-def random_segments(
-    sounds: Sounds, *, batch: int, samples: int, hop: int, generator: torch.Generator
-) -> Tensor:
+def random_segments(sounds: Sounds, *, batch: int, samples: int, hop: int, generator: torch.Generator) -> Tensor:
     """[batch, samples] float32, cut at multiples of the hop from clips drawn at random, with a random gain of ± 3 dB."""
     clips = torch.randint(len(sounds), (batch,), generator=generator).tolist()
     last = (sounds.shape[1] - samples) // hop
     starts = (torch.randint(last + 1, (batch,), generator=generator) * hop).tolist()
     gains = 10 ** ((torch.rand(batch, 1, generator=generator) - 0.5) * 6 / 20)
-    waves = [sounds[clip, start : start + samples].astype(np.float32) for clip, start in zip(clips, starts, strict=True)]
+    waves = [
+        sounds[clip, start : start + samples].astype(np.float32) for clip, start in zip(clips, starts, strict=True)
+    ]
     return torch.from_numpy(np.stack(waves)) / 32767 * gains
 
 
@@ -97,7 +101,9 @@ class CodesStage(TrainingStage):
 
     name = "codes"
 
-    def __init__(self, sounds: Sounds, timing: Timing, latent_dim: int, options: StageOptions, *, batch: int = 12) -> None:
+    def __init__(
+        self, sounds: Sounds, timing: Timing, latent_dim: int, options: StageOptions, *, batch: int = 12
+    ) -> None:
         self.sounds, self.timing, self.options, self.batch = sounds, timing, options, batch
         self.unquantised_steps = min(250, options.steps // 4)
         self.autoencoder = MelAutoencoder(timing, latent_dim)
@@ -138,7 +144,11 @@ class CodesStage(TrainingStage):
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:
         wave = random_segments(
-            self.sounds, batch=160, samples=128 * self.timing.hop_length, hop=self.timing.hop_length, generator=generator
+            self.sounds,
+            batch=160,
+            samples=128 * self.timing.hop_length,
+            hop=self.timing.hop_length,
+            generator=generator,
         )
         vectors = self.autoencoder.encode(self.autoencoder.features(wave)).transpose(1, 2).flatten(0, 1)
         self.quantizer.start(vectors, generator)

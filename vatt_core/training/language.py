@@ -24,7 +24,14 @@ from vatt_core.model.text import encode_example, encode_prompts, pad_left
 from vatt_core.timing import Timing
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import WORDS, caption, instruction, prompt, words_of
-from vatt_core.training.vision import COLOUR_NAMES, KIND_NAMES, SceneTargets, event_agreement, event_losses, scene_targets
+from vatt_core.training.vision import (
+    COLOUR_NAMES,
+    KIND_NAMES,
+    SceneTargets,
+    event_agreement,
+    event_losses,
+    scene_targets,
+)
 from vatt_core.world.scene import Scene
 
 
@@ -105,7 +112,8 @@ class _CaptionStage(TrainingStage):
         config = self.converter.config
         video = self._video(rows, targets, generator)
         texts = [
-            encode_example(self.tokenizer, instruction(generator), caption(scene, generator), config) for scene in scenes
+            encode_example(self.tokenizer, instruction(generator), caption(scene, generator), config)
+            for scene in scenes
         ]
         ids, mask = (tensor.to(device) for tensor in pad_left(texts, pad=0, multiple_of=8))
         output = self._read(video, ids, mask)

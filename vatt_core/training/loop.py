@@ -34,7 +34,9 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """How a stage is optimised (AdamW). `ema_decay` keeps a moving average of the weights, which is what is used later."""
+    """How a stage is optimised (AdamW). ema_decay: keep a moving average of the weights, which is what is used later.
+    mixed_precision: matrix products in bfloat16; not for stages with convolutions, whose bfloat16 gradients are wrong
+    on some CPUs."""
 
     steps: int
     learning_rate: float
@@ -44,11 +46,12 @@ class StageOptions:
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     ema_decay: float | None = None
+    mixed_precision: bool = False
     seed: int = 0
 
 
 class TrainingStage(abc.ABC):
-    """One stage. The loop calls `modules` once, then `losses` at each step, then `finish` when all steps are done."""
+    """One stage. The loop calls `modules` and `trainable` once, then `losses` at each step."""
 
     name: str
     options: StageOptions
@@ -64,12 +67,6 @@ class TrainingStage(abc.ABC):
     def trainable(self) -> Iterable[nn.Parameter]:
         """The parameters that the optimiser changes; by default all that require a gradient."""
         return [p for module in self.modules().values() for p in module.parameters() if p.requires_grad]
-
-    def after_step(self, step: int) -> None:
-        """Called after each optimiser step; for codebooks and other things that have no gradient."""
-
-    def finish(self) -> None:
-        """Called once, after the last step, with the final weights in the modules."""
 
 
 def learning_rate_factor(step: int, options: StageOptions) -> float:
@@ -118,12 +115,12 @@ def run_stage(
     for step in range(start, options.steps):
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * learning_rate_factor(step, options)
-        figures = stage.losses(step, step_generator(options.seed, step))
+        with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=options.mixed_precision):
+            figures = stage.losses(step, step_generator(options.seed, step))
         optimiser.zero_grad(set_to_none=True)
         figures["loss"].backward()
         torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
         optimiser.step()
-        stage.after_step(step)
         if options.ema_decay:
             decay = min(options.ema_decay, (step + 1) / (step + 10))
             with torch.no_grad():
@@ -152,7 +149,6 @@ def run_stage(
         module.eval()
     if start < options.steps:
         _save(path, options.steps, modules, None, [])
-    stage.finish()
 
 
 def _save(
@@ -196,6 +192,7 @@ def _resume(
                 mean.copy_(kept)
     except (KeyError, RuntimeError, ValueError) as error:
         raise BadModel(
-            f"{path} was written by another configuration of stage {stage.name} ({error}); remove it or choose a new folder"
+            f"{path} was written by another configuration of stage {stage.name} ({error}); "
+            "remove it or choose a new folder"
         ) from error
     return min(int(state["step"]), stage.options.steps)

@@ -2,8 +2,8 @@
 
     python -m vatt_core.training.nano FOLDER [--stages a,b,c]
 
-The stages fall into three branches. Sound (codes, decoder, encoder) and picture (vision, converter) need nothing of each
-other, so on a machine with several cores they run side by side; the audio transformer joins them.
+The stages fall into three branches. Sound (codes, decoder, encoder) and picture (vision, converter) need nothing of
+each other, so on a machine with several cores they run side by side; the audio transformer joins them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from vatt_core.model.folder import build_part, load_part, save_part
 from vatt_core.model.text import load_tokenizer, train_tokenizer
 from vatt_core.model.vision import VisionTower
 from vatt_core.timing import Timing
+from vatt_core.training.audio import AudioStage
 from vatt_core.training.codec import CodesStage, DecoderStage, EncoderStage, write_codebooks
 from vatt_core.training.data import WorldClips
 from vatt_core.training.language import ConverterStage, LanguageStage, StateHeads
@@ -96,9 +97,9 @@ def nano_config() -> ModelConfig:
             dim=192,
             encoder_layers=3,
             decoder_layers=2,
-            encoder_heads=6,
-            decoder_heads=6,
-            dim_head=32,
+            encoder_heads=4,
+            decoder_heads=4,
+            dim_head=48,
             latent_dim=LATENT,
             condition_dim=hidden,
             token_order="aligned",
@@ -146,7 +147,7 @@ class Recipe:
     decoder: int = 3600
     encoder: int = 1200
     vision: int = 900
-    language: int = 900
+    language: int = 600
     converter_projection: int = 300
     converter_lora: int = 500
     audio_instructions: int = 700
@@ -155,7 +156,7 @@ class Recipe:
 
 @dataclass
 class NanoTraining:
-    """All stages over one folder: `data/` world clips, `stages/` checkpoints, `model/` the parts as they are finished."""
+    """All stages over one folder: `data/` clips, `stages/` checkpoints, `model/` the parts as they are finished."""
 
     folder: Path
     recipe: Recipe = field(default_factory=Recipe)
@@ -231,10 +232,16 @@ class NanoTraining:
             torch.manual_seed(STAGES.index(stage))
             getattr(self, f"run_{stage}")()
 
-    def _options(self, stage: str, learning_rate: float, **other: float) -> StageOptions:
+    def _options(
+        self, stage: str, learning_rate: float, *, ema_decay: float | None = None, mixed_precision: bool = False
+    ) -> StageOptions:
         seed = STAGES.index(stage) + 1
         return StageOptions(
-            steps=getattr(self.recipe, stage), learning_rate=learning_rate, seed=seed, **other  # type: ignore[arg-type]
+            steps=getattr(self.recipe, stage),
+            learning_rate=learning_rate,
+            ema_decay=ema_decay,
+            mixed_precision=mixed_precision,
+            seed=seed,
         )
 
     def _run_stage(self, stage: object) -> None:
@@ -306,7 +313,7 @@ class NanoTraining:
     def run_language(self) -> None:
         converter = self.converter()
         scenes = [describe(split_seed("training", index)) for index in range(self.recipe.texts)]
-        options = self._options("language", 1.5e-3)
+        options = self._options("language", 1.5e-3, mixed_precision=True)
         self._run_stage(LanguageStage(scenes, self.timing, converter, self.tokenizer, options))
         save_part(self.model_folder, "converter", converter)
 
@@ -321,7 +328,7 @@ class NanoTraining:
             converter,
             self.tokenizer,
             heads,
-            self._options(name, learning_rate),
+            self._options(name, learning_rate, mixed_precision=True),
             learn=learn,
         )
         self._run_stage(stage)
@@ -334,8 +341,6 @@ class NanoTraining:
         self._converter_stage("converter_lora", "video_proj|lora_", 1e-3)
 
     def _audio_stage(self, name: str, *, captions: bool) -> None:
-        from vatt_core.training.audio import AudioStage
-
         transformer = self.audio_transformer()
         transformer.codebooks.copy_(self.codec().codebooks())
         stage = AudioStage(
@@ -347,7 +352,7 @@ class NanoTraining:
             transformer,
             self.converter().eval(),
             self.tokenizer,
-            self._options(name, 1e-3, ema_decay=0.998),
+            self._options(name, 1e-3, ema_decay=0.998, mixed_precision=True),
             captions=captions,
         )
         self._run_stage(stage)

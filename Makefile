@@ -1,0 +1,51 @@
+# Everything is installed into .venv inside the checkout; nothing outside it is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-recorded test-slow test-gpu lint bench eval train-nano clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "Python's venv is missing; install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# A clip the model has never seen, three captions, three soundtracks, in demo/.
+demo: $(READY)
+	$(BIN)/vatt demo --output demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-recorded: $(READY)
+	$(BIN)/python -m pytest -q -m recorded
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+eval: $(READY)
+	$(BIN)/vatt eval world --cache runs/eval
+
+train-nano: $(READY)
+	$(BIN)/vatt train nano --folder runs/nano
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,133 @@
+"""Training of the audio transformer in VATT's two stages: dummy instructions, then captions (reference 5).
+
+The condition comes from the frozen converter; the codes are those of the true sound. Augmentation follows reference
+5.4, on any timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from vatt_core.model.audio_transformer import AudioTransformer
+from vatt_core.model.converter import Converter
+from vatt_core.model.masking import IGNORED, CosineRatio, OftenHigh, RatioDistribution, mask_coarse_first, masked_loss
+from vatt_core.model.text import encode_prompts
+from vatt_core.timing import Timing
+from vatt_core.training.loop import StageOptions, TrainingStage
+from vatt_core.training.texts import chance, draw, instruction, prompt
+from vatt_core.world.scene import Scene
+
+NULL_CONDITION = 0.1
+"""Share of rows whose condition is dropped, so that decoding can be guided away from it (reference 5.1)."""
+
+CODEBOOK_WEIGHTS = (4.0, 2.0, 1.0, 1.0)
+"""How often each codebook is trained: the first decides what is heard and when."""
+
+
+def roll(features: Tensor, codes: Tensor, tokens: int, timing: Timing) -> tuple[Tensor, Tensor]:
+    """Turn a clip in time by a number of video tokens, circularly: features [F, D] and codes [K, T] together."""
+    return (
+        torch.roll(features, tokens * timing.frames_per_video_token, 0),
+        torch.roll(codes, tokens * timing.codes_per_video_token, 1),
+    )
+
+
+def cut_and_concatenate(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], tokens: int, timing: Timing
+) -> tuple[Tensor, Tensor]:
+    """The first `tokens` video tokens of one clip, then the rest of another: (features [F, D], codes [K, T])."""
+    frame, code = tokens * timing.frames_per_video_token, tokens * timing.codes_per_video_token
+    return (
+        torch.cat([first[0][:frame], second[0][frame:]]),
+        torch.cat([first[1][:, :code], second[1][:, code:]], dim=1),
+    )
+
+
+class AudioStage(TrainingStage):
+    """One stage. codes: int16 [N, K, T]. features: float [N, F, D]. captions: prompts are what is true of the sound,
+    one in eight a dummy instruction; otherwise dummy instructions alone."""
+
+    def __init__(
+        self,
+        name: str,
+        codes: Tensor,
+        features: Tensor,
+        scenes: Sequence[Scene],
+        timing: Timing,
+        transformer: AudioTransformer,
+        converter: Converter,
+        tokenizer: PreTrainedTokenizerBase,
+        options: StageOptions,
+        *,
+        captions: bool,
+        batch: int = 8,
+        ratio: RatioDistribution | None = None,
+    ) -> None:
+        self.name = name
+        self.codes, self.features, self.scenes, self.timing = codes, features, scenes, timing
+        self.transformer, self.converter, self.tokenizer = transformer, converter, tokenizer
+        self.options, self.captions, self.batch = options, captions, batch
+        self.ratio = ratio or OftenHigh(CosineRatio(), share=0.35, low=0.9)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"audio_transformer": self.transformer}
+
+    def trainable(self) -> Iterable[nn.Parameter]:
+        return [parameter for parameter in self.transformer.parameters() if parameter.requires_grad]
+
+    def _row(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, str]:
+        """Features, codes and prompt of one row, augmented."""
+        clip = self.features[index], self.codes[index]
+        scene = self.scenes[index]
+        tokens = self.timing.video_tokens
+        dummy = not self.captions or chance(generator, 0.125)
+        share = float(torch.rand((), generator=generator))
+        if dummy and share < 0.5:
+            other = draw(generator, len(self.scenes))
+            per_second = int(self.timing.video_token_rate)
+            at = per_second * (1 + draw(generator, int(self.timing.window) - 2))
+            clip = cut_and_concatenate(clip, (self.features[other], self.codes[other]), at, self.timing)
+        elif share > 0.5 and (dummy or scene.layout != "two_scenes"):
+            clip = roll(*clip, draw(generator, tokens), self.timing)
+        return clip[0], clip[1], instruction(generator) if dummy else prompt(scene, generator)
+
+    @torch.no_grad()
+    def _condition(self, features: Tensor, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """States [B, S, H] and pad mask [B, S] of the frozen converter."""
+        ids, mask = (t.to(features.device) for t in encode_prompts(self.tokenizer, prompts, self.converter.config))
+        states = self.converter.encode_all_states(features, ids, mask).float()
+        return states, functional.pad(mask, (states.shape[1] - ids.shape[1], 0), value=1)
+
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        device = self.transformer.codebooks.device
+        rows = [
+            self._row(index, generator)
+            for index in torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
+        ]
+        features = torch.stack([row[0] for row in rows]).float().to(device)
+        codes = torch.stack([row[1] for row in rows]).long().to(device)
+        states, pad_mask = self._condition(features, [row[2] for row in rows])
+        asked = mask_coarse_first(
+            codes,
+            mask_token=self.timing.mask,
+            ratio=self.ratio,
+            generator=generator,
+            weights=CODEBOOK_WEIGHTS[: self.timing.codebooks],
+        )
+        dropped = (torch.rand(self.batch, generator=generator) < NULL_CONDITION).to(device)
+        logits = self.transformer(asked.codes, states, pad_mask, drop_condition=dropped, codebooks=asked.codebooks)
+        loss = masked_loss(logits, asked.targets, label_smoothing=0.05)
+        figures = {"loss": loss}
+        with torch.no_grad():
+            # The figure to watch: the first codebook with a condition, mostly hidden.
+            hidden = (asked.targets != IGNORED).float().mean((1, 2))
+            first = (asked.codebooks == 0) & ~dropped & (hidden > 0.9) if asked.codebooks is not None else ~dropped
+            if bool(first.any()):
+                self._first = masked_loss(logits[first], asked.targets[first], label_smoothing=0.0).detach()
+        figures["first_codebook"] = getattr(self, "_first", loss.detach())
+        return figures
