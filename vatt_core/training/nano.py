@@ -144,14 +144,14 @@ class Recipe:
     clips: int = 2000
     texts: int = 8000
     codes: int = 900
-    decoder: int = 3600
-    encoder: int = 1200
-    vision: int = 900
+    decoder: int = 2400
+    encoder: int = 900
+    vision: int = 700
     language: int = 600
-    converter_projection: int = 300
-    converter_lora: int = 500
-    audio_instructions: int = 700
-    audio_captions: int = 2200
+    converter_projection: int = 200
+    converter_lora: int = 400
+    audio_instructions: int = 500
+    audio_captions: int = 2000
 
 
 @dataclass
