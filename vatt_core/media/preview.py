@@ -33,9 +33,9 @@ _RANGE_DB = 70.0
 def write_preview(
     path: PathLike,
     frames: NDArray[np.uint8],
-    *,
-    frame_times: Sequence[float | Fraction],
+    frame_times: Sequence[float | Fraction] | NDArray[np.floating],
     wave: NDArray[np.floating],
+    *,
     sample_rate: int,
     onsets: Sequence[float] = (),
     title: str = "",
