@@ -14,7 +14,7 @@ import av.filter
 
 from vatt_core.errors import BadMedia
 from vatt_core.media.clock import Clock
-from vatt_core.media.opening import MediaLimits, PathLike, damaged, open_decoder, open_input
+from vatt_core.media.opening import DECODING_ERRORS, MediaLimits, PathLike, damaged, open_decoder, open_input
 from vatt_core.media.stream import picture_stream
 
 Picture = tuple[Fraction, av.VideoFrame]
@@ -36,7 +36,7 @@ def first_frame(container: av.container.InputContainer, stream: av.VideoStream, 
                 return frames[0]
             if count > _FIRST_FRAME_PACKETS:
                 break
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except DECODING_ERRORS as error:
         failure = error
     if failure is not None:
         raise damaged(path, failure)
@@ -91,7 +91,7 @@ def _from(path: PathLike, clock: Clock, origin: Fraction | None, limits: MediaLi
                     index += 1
                     if earliest is None or time >= earliest:
                         yield time, frame
-        except (av.error.FFmpegError, OSError) as error:
+        except DECODING_ERRORS as error:
             raise damaged(path, error) from None
 
 

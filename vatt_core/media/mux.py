@@ -18,7 +18,7 @@ from vatt_core.errors import BadMedia, BadRequest, VattError
 from vatt_core.media.atomic import replacing, writing_error
 from vatt_core.media.clock import Clock
 from vatt_core.media.decoding import coded_pictures, first_frame
-from vatt_core.media.opening import MediaLimits, PathLike, damaged, open_decoder, open_input
+from vatt_core.media.opening import DECODING_ERRORS, MediaLimits, PathLike, damaged, open_decoder, open_input
 from vatt_core.media.stream import picture_stream
 from vatt_core.media.time_map import Seconds, exact_seconds
 
@@ -114,7 +114,7 @@ def mux_sound(
             _write(packets, stream, sounds, temporary, kind, _fine_tick(clock))
         except VattError:
             raise
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except DECODING_ERRORS as error:
             number = getattr(error, "errno", None)
             if isinstance(error, OSError) or number in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
                 raise writing_error(output, OSError(number, str(error))) from error

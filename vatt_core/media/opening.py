@@ -29,6 +29,9 @@ _PICTURE_FORMATS = (
     "webp_pipe,xbm_pipe,xpm_pipe"
 )
 
+# What the library raises on damaged files; IndexError where a file grows streams while it is read.
+DECODING_ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError)
+
 
 @dataclass(frozen=True)
 class MediaLimits:
@@ -109,7 +112,7 @@ def open_input(
             f"{path} is no video file that is read here (a list of other files is none). "
             "Export the clip as .mp4 or .mov."
         ) from None
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except DECODING_ERRORS as error:
         raise BadMedia(f"{path} cannot be read as a video: {_reason(error)}. Copy or export it again.") from None
     with container:
         yield container

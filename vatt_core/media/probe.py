@@ -14,7 +14,15 @@ from vatt_core.errors import BadMedia, BadRequest, VattError
 from vatt_core.media.clock import Clock
 from vatt_core.media.completeness import missing_bytes
 from vatt_core.media.decoding import first_frame
-from vatt_core.media.opening import MediaLimits, PathLike, damaged, existing_file, open_decoder, open_input
+from vatt_core.media.opening import (
+    DECODING_ERRORS,
+    MediaLimits,
+    PathLike,
+    damaged,
+    existing_file,
+    open_decoder,
+    open_input,
+)
 from vatt_core.media.stream import frame_orientation, picture_stream, shown_size
 from vatt_core.media.time_map import Seconds, TimeMap, exact_seconds
 
@@ -93,7 +101,7 @@ def _probe(found: Path, path: PathLike, limits: MediaLimits, missing: str | None
             end, everything = _ends(container, stream, clock)
         except VattError:
             raise
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except DECODING_ERRORS as error:
             raise damaged(path, error) from None
         if end is None:
             end = clock.time_of(first, 0) + clock.frame_duration

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vatt_core.errors import BadMedia, BadRequest, LimitsExceeded
 from vatt_core.media.atomic import write_bytes
-from vatt_core.media.opening import MediaLimits, PathLike, damaged, open_decoder, open_input
+from vatt_core.media.opening import DECODING_ERRORS, MediaLimits, PathLike, damaged, open_decoder, open_input
 
 Wave = NDArray[np.float32]
 Bits = Literal[16, 24, 32]
@@ -145,7 +145,7 @@ def read_wave(path: PathLike, *, sample_rate: int, limits: MediaLimits | None = 
                                 f"{path} lasts longer than the {limits.sound_seconds} s that are read. Cut it first."
                             )
                         blocks.append(block)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except DECODING_ERRORS as error:
             raise damaged(path, error) from None
     if not blocks:
         raise BadMedia(f"No sound of {path} can be decoded. Copy or export it again.")
