@@ -1,4 +1,4 @@
-"""Which paths a job may name. Checked before a job is accepted, so that a bad one is refused in a word at once."""
+"""Which paths and models a job may name. Checked before a job is accepted, so that a bad one is refused in a word at once."""
 
 from __future__ import annotations
 
@@ -9,15 +9,34 @@ from pathlib import Path
 
 from vatt_client import messages
 
-from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible
+from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible, NotFound
+from vatt_core.weights import find_model, list_models
 from vatt_daemon.settings import PathSettings
 
 
-def check_paths(message: messages.Submission, settings: PathSettings) -> None:
-    """Raise the typed error of the first path of a submission that cannot be used. Touches the file system."""
-    check_input(message.path, settings.input_roots)
-    if isinstance(message, messages.Generate):
+def check_submission(message: messages.Submission, settings: PathSettings, *, passed: set[str] | None = None) -> None:
+    """Raise the typed error of the first thing named by a submission that cannot be used. Touches the file system.
+
+    `passed` holds what was found good already, so that a group of submissions about one clip looks at it once.
+    """
+    passed = set() if passed is None else passed
+    if f"model {message.model}" not in passed:
+        check_model(message.model)
+    if f"clip {message.path}" not in passed:
+        check_input(message.path, settings.input_roots)
+    passed |= {f"model {message.model}", f"clip {message.path}"}
+    if isinstance(message, messages.Generate) and f"folder {message.output}" not in passed:
         check_output(message.output, settings.output_roots)
+        passed.add(f"folder {message.output}")
+
+
+def check_model(name: str) -> None:
+    """Raise NotFound for a model that is not known, or known and not installed. Clients name models, never folders."""
+    models = {model.name: model for model in list_models()}
+    if name not in models:
+        raise NotFound(f"There is no model '{name}'. There are: {', '.join(models)}.", name=name)
+    if not models[name].installed and not models[name].embedded:
+        find_model(name)
 
 
 def _absolute(text: str, field: str) -> Path:

@@ -235,7 +235,7 @@ class Server:
             group = [self._decode(frames, messages.JOBS) for frames in await self._jobs.receive()]
             submissions = [item[2] for item in group if isinstance(item[2], messages.Submission)]
             # A file system that hangs holds up submissions, never the control socket.
-            problems = await asyncio.to_thread(self._check_paths, submissions) if submissions else {}
+            problems = await asyncio.to_thread(self._check_named, submissions) if submissions else {}
             answers: list[dict[str, Any]] = []
             accepted: list[StoredJob] = []
             try:
@@ -261,11 +261,12 @@ class Server:
             self._scheduler.dispatch()
             await asyncio.sleep(0)
 
-    def _check_paths(self, submissions: list[messages.Submission]) -> dict[int, Exception]:
+    def _check_named(self, submissions: list[messages.Submission]) -> dict[int, Exception]:
         problems: dict[int, Exception] = {}
+        passed: set[str] = set()
         for message in submissions:
             try:
-                guard.check_paths(message, self.settings.paths)
+                guard.check_submission(message, self.settings.paths, passed=passed)
             except Exception as error:
                 problems[id(message)] = error
         return problems

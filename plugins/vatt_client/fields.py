@@ -225,12 +225,17 @@ def time_map(explanation: str, *, default: Any = ...) -> Any:
     return _field(Rule("time map", explanation, 2, 4096, "points"), default)
 
 
+_RULES: dict[type, dict[str, tuple[Rule, Any]]] = {}
+
+
 def rules(message: type) -> dict[str, tuple[Rule, Any]]:
     """The fields of a message: name → (rule, default); a default of `...` means that the field must be given."""
-    found: dict[str, tuple[Rule, Any]] = {}
-    for field in dataclasses.fields(message):
-        default = ... if field.default is dataclasses.MISSING else field.default
-        found[field.name] = (field.metadata["rule"], default)
+    found = _RULES.get(message)
+    if found is None:
+        found = _RULES[message] = {
+            field.name: (field.metadata["rule"], ... if field.default is dataclasses.MISSING else field.default)
+            for field in dataclasses.fields(message)
+        }
     return found
 
 

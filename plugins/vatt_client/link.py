@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from vatt_client import errors, messages
 from vatt_client.connection import Connection, process_exists
@@ -136,7 +136,8 @@ class Link:
 
     def _read_monitor(self) -> None:
         while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
+            # Read by hand: zmq.utils.monitor imports asyncio, which takes longer than all the rest of the client.
+            event, _value = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._ready, self._refused = True, 0
             elif event == zmq.EVENT_DISCONNECTED:

@@ -40,9 +40,10 @@ class Home:
         self.environment = {
             **os.environ,
             "VATT_HOME": str(root / "home"),
+            "XDG_DATA_HOME": str(root / "data"),
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "VATT_WORKER_PIPELINE": "scripted_pipeline:Pipeline",
-            "VATT_WORKER_CANCEL_GRACE": "1.0",
+            "VATT_WORKER_CANCEL_GRACE": "15",
             "OMP_NUM_THREADS": "1",
         }
         self.processes: list[subprocess.Popen[bytes]] = []

@@ -83,13 +83,15 @@ def test_a_waiting_job_is_cancelled_and_never_begins(shared: Any, guest: Client)
     assert guest.cancel(second) == "cancelled"
 
 
-def test_a_job_that_ignores_its_cancellation_is_killed_with_the_worker(shared: Any, guest: Client) -> None:
-    job = guest.submit(shared.generate("hang"))
-    shared.until(lambda: shared.runs() == ["hang"])
-    guest.cancel(job)
-    assert guest.wait(job).state == "cancelled"
-    assert guest.run(shared.generate("next")).state == "done"
-    assert shared.runs() == ["hang", "next"]
+def test_a_job_that_ignores_its_cancellation_is_killed_with_the_worker(home: Any) -> None:
+    home.start("worker.cancel_grace=0.5")
+    with home.client() as client:
+        job = client.submit(home.generate("hang"))
+        home.until(lambda: home.runs() == ["hang"])
+        client.cancel(job)
+        assert client.wait(job).state == "cancelled"
+        assert client.run(home.generate("next")).state == "done"
+        assert home.runs() == ["hang", "next"]
 
 
 def test_a_deadline_ends_a_job(shared: Any, guest: Client) -> None:
@@ -150,6 +152,9 @@ def test_paths_are_checked_before_a_job_is_accepted(shared: Any, guest: Client) 
                        ("/dev/null", errors.ForbiddenPath)]:  # fmt: skip
         with pytest.raises(kind):
             guest.suggest(path)
+    for model in ("unheard-of", "vatt-llama"):
+        with pytest.raises(errors.NotFound):
+            guest.suggest(shared.clip, model=model)
     with pytest.raises(errors.BadRequest):
         guest.submit(messages.Suggest(path="clip.mp4"))
     with pytest.raises(errors.ForbiddenPath):

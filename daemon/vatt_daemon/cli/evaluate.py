@@ -1,94 +1,70 @@
-"""`vatt eval world`. Runs in this process: no daemon is needed."""
+"""`vatt eval world`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from vatt_daemon.cli.output import print_json
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Measure models.")
+Split = Literal["held_out", "validation"]
 
 
 @app.callback()
 def group() -> None:
-    """Measure models on clips that they were not trained on."""
+    """Measure models on held-out clips of the procedural world."""
 
 
 @app.command()
 def world(
     model: Annotated[str, typer.Option("--model", help="Name or folder of the model.")] = "nano",
-    clips: Annotated[
-        int, typer.Option("--clips", min=1, help="Clips with one thing; a quarter as many with two kinds or scenes.")
-    ] = 240,
-    parts: Annotated[
-        str, typer.Option("--parts", help="What to measure, with commas between.")
-    ] = "captions,codec,generation",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Clips that are generated together.")] = 8,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", metavar="FOLDER", help="Keeps the rendered pictures for the next run.")
-    ] = None,
+    single: Annotated[int, typer.Option("--single", help="Clips with one thing in one scene.")] = 240,
+    double: Annotated[int, typer.Option("--double", help="Clips with two kinds or two scenes.")] = 60,
+    parts: Annotated[str | None, typer.Option("--parts", help="Only these, with commas between.")] = None,
+    split: Annotated[Split, typer.Option("--split", help="Settings are chosen on validation clips.")] = "held_out",
+    cache: Annotated[Path | None, typer.Option("--cache", help="A folder that keeps the rendered pictures.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE.md", help="Write the tables there.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE.md", help="Write the tables as Markdown too.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """The table of a model on held-out clips of the world: captions, codec, generated sound, steering."""
+    """Everything that nano must do, as one table: captions, codec, generation, each with its ceiling and controls."""
+    from rich.console import Console
+
     from vatt_core.evaluation.report import terminal_table, write_report
-    from vatt_core.evaluation.world import evaluate_world
+    from vatt_core.evaluation.world import DEFAULT_PARTS, evaluate_world
     from vatt_core.pipeline import Pipeline
 
-    pipeline = Pipeline.load(model, device=device)
-    with _progress() as progress:
-        report = evaluate_world(
-            pipeline,
-            single=clips,
-            double=clips // 4,
-            parts=[part.strip() for part in parts.split(",") if part.strip()],
-            batch=batch,
-            cache=cache.expanduser().absolute() if cache else None,
-            progress=progress,
-        )
+    wanted = tuple(part.strip() for part in parts.split(",")) if parts else DEFAULT_PARTS
+    report = evaluate_world(
+        Pipeline.load(model, device=device),
+        single=single,
+        double=double,
+        parts=wanted,
+        cache=cache,
+        split=split,
+        progress=_Steps().show,
+    )
     if output is not None:
-        write_report(report, output.expanduser().absolute())
+        write_report(report, output)
     if as_json:
         print_json(report.to_dict())
-        return
-    from rich.console import Console
-
-    # Tables in a file or a pipe are not cut at 80 columns.
-    Console(width=None if sys.stdout.isatty() else 200).print(terminal_table(report))
+    else:
+        Console().print(terminal_table(report))
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on a terminal; elsewhere one line when a part begins. Both on standard error."""
-    if not sys.stderr.isatty():
-        begun: set[str] = set()
+class _Steps:
+    """A line on standard error at most every ten seconds, and when a part is done."""
 
-        def say(part: str, done: int, total: int) -> None:
-            if part not in begun:
-                begun.add(part)
-                print(f"{part}: {total}", file=sys.stderr, flush=True)
+    def __init__(self) -> None:
+        self._last = 0.0
 
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(part: str, done: int, total: int) -> None:
-            if part not in tasks:
-                tasks[part] = bars.add_task(part, total=total)
-            bars.update(tasks[part], completed=done)
-
-        yield show
+    def show(self, part: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done >= total or now - self._last >= 10.0:
+            self._last = now
+            print(f"{part} {done}/{total}", file=sys.stderr, flush=True)

@@ -14,8 +14,7 @@ from vatt_client.client import absolute
 from vatt_client.fields import to_fraction
 from vatt_client.replies import Job
 
-from vatt_core.errors import BadRequest, NotFound
-from vatt_core.weights import list_models
+from vatt_core.errors import BadRequest
 from vatt_daemon import guard, launch
 from vatt_daemon.cli.output import print_json, print_table, progress_display
 from vatt_daemon.settings import load_settings
@@ -123,10 +122,7 @@ def _checked(kind: type[Any], **values: Any) -> Any:
         field = str(error.details.get("field", ""))
         option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
         raise BadRequest(error.message.replace(f"The field '{field}'", option).replace(f"'{field}'", option)) from None
-    guard.check_paths(message, load_settings().paths)
-    known = [model.name for model in list_models()]
-    if message.model not in known:
-        raise NotFound(f"There is no model '{message.model}'. There are: {', '.join(known)}.")
+    guard.check_submission(message, load_settings().paths)
     return message
 
 
