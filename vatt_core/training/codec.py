@@ -207,7 +207,10 @@ class DecoderStage(TrainingStage):
         made = self.encodec.decoder(self.encodec.quantizer.decode(codes.transpose(0, 1)))[:, 0]
         inner = slice(edge * hop, (edge + self.frames) * hop)
         distance = self.distance(made[:, inner], wave[:, inner])
-        loss = distance["log"] + distance["linear"] + 0.5 * distance["energy"]
+        # No mel band reaches down to a constant offset, so it needs a word of its own.
+        slow = functional.avg_pool1d((made - wave)[:, None, inner], self.timing.sample_rate // 10)
+        offset = slow.abs().mean()
+        loss = distance["log"] + distance["linear"] + 0.5 * distance["energy"] + 10 * offset
         level = 10 * torch.log10(
             made[:, inner].detach().square().mean(1).clamp(min=1e-7) / wave[:, inner].square().mean(1).clamp(min=1e-7)
         )
@@ -215,6 +218,7 @@ class DecoderStage(TrainingStage):
             "loss": loss,
             **{name: value.detach() for name, value in distance.items()},
             "level_db": level.mean(),
+            "offset": offset.detach(),
         }
 
 

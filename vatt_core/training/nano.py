@@ -146,7 +146,7 @@ class Recipe:
     codes: int = 900
     decoder: int = 2400
     encoder: int = 900
-    vision: int = 700
+    vision: int = 1300
     language: int = 600
     converter_projection: int = 200
     converter_lora: int = 400
