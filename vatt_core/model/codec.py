@@ -50,6 +50,9 @@ class Codec(nn.Module):
         self.config = config
         self.timing = timing
         self.model = _build(config, timing)
+        for layer in self.model.quantizer.layers:
+            # The moving average is of no use without training: one tensor serves both names.
+            layer.codebook.embed_avg = layer.codebook.embed
         # Width of the latent and of every codebook entry.
         self.latent_dim = int(self._entries(0).shape[1])
 

@@ -95,13 +95,14 @@ def nano_config() -> ModelConfig:
         ),
         audio=AudioTransformerConfig(
             dim=192,
-            encoder_layers=3,
-            decoder_layers=2,
+            encoder_layers=1,
+            decoder_layers=3,
             encoder_heads=4,
             decoder_heads=4,
             dim_head=48,
             latent_dim=LATENT,
             condition_dim=hidden,
+            visual_positions=128,
             token_order="aligned",
             video_to_audio=True,
             dropout=0.0,
@@ -120,7 +121,7 @@ def nano_config() -> ModelConfig:
                 "use_causal_conv": False,
                 "use_conv_shortcut": False,
                 "pad_mode": "constant",
-                "num_lstm_layers": 2,
+                "num_lstm_layers": 1,
             }
         ),
         decoding=DecodingDefaults(
@@ -146,12 +147,12 @@ class Recipe:
     codes: int = 900
     decoder: int = 2400
     encoder: int = 900
-    vision: int = 1300
+    vision: int = 2000
     language: int = 600
-    converter_projection: int = 200
-    converter_lora: int = 400
-    audio_instructions: int = 500
-    audio_captions: int = 2000
+    converter_projection: int = 300
+    converter_lora: int = 700
+    audio_instructions: int = 600
+    audio_captions: int = 4000
 
 
 @dataclass

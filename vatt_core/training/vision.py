@@ -110,7 +110,10 @@ def event_agreement(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class VisionStage(TrainingStage):
-    """Train the tower on stretches of clips. frames: uint8 [N, F, S, S, 3]."""
+    """Train the tower on stretches of clips. frames: uint8 [N, F, S, S, 3].
+
+    Many short stretches teach more than few long ones: the frames of one clip look much alike.
+    """
 
     name = "vision"
 
@@ -122,8 +125,8 @@ class VisionStage(TrainingStage):
         tower: VisionTower,
         options: StageOptions,
         *,
-        batch: int = 8,
-        tokens: int = 15,
+        batch: int = 20,
+        tokens: int = 6,
     ) -> None:
         self.frames, self.timing, self.options = frames, timing, options
         self.tower, self.batch, self.tokens = tower, batch, tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,8 +33,9 @@ class ModelEntry:
 
 
 def models_folder() -> Path:
-    """Where models that do not ship with the package are kept for this user."""
-    return user_data_path("vatt", appauthor=False) / "models"
+    """Where models that do not ship with the package are kept for this user. $VATT_HOME moves it, as all of VATT's folders."""
+    home = os.environ.get("VATT_HOME")
+    return (Path(home) / "data" if home else user_data_path("vatt", appauthor=False)) / "models"
 
 
 @lru_cache(maxsize=1)
