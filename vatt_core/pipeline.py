@@ -7,13 +7,9 @@ which training and evaluation use; `suggest` and `generate` are what an editor a
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import secrets
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vatt_core.errors import Cancelled
-from vatt_core.evaluation.onsets import detect_onsets
-from vatt_core.files import content_hash, free_names
-from vatt_core.media.atomic import write_bytes
+from vatt_core.errors import BadRequest
+from vatt_core.files import all_or_nothing
 from vatt_core.media.frames import read_frames
-from vatt_core.media.loudness import edge_fades, integrated_loudness, normalise
-from vatt_core.media.mux import mux_sound, muxed_suffix
-from vatt_core.media.preview import write_preview
 from vatt_core.media.probe import ClipInfo, clip_range, probe
 from vatt_core.media.time_map import TimeMap
-from vatt_core.media.waves import fit_length, resample, write_wave
 from vatt_core.model.captioning import SamplingSettings
 from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes
 from vatt_core.model.folder import LoadedModel, load_model, model_hash
-from vatt_core.model.text import decode_answer, encode_caption_prompt, encode_prompts
+from vatt_core.model.text import CAPTION_INSTRUCTION, decode_answer, encode_caption_prompt, encode_prompts
 from vatt_core.requests import (
     MAX_SEED,
     ClipRequest,
@@ -46,21 +36,24 @@ from vatt_core.requests import (
     Suggestion,
     SuggestRequest,
     SuggestResult,
-    Take,
 )
+from vatt_core.sidecar import request_from_sidecar
+from vatt_core.takes import TakeWriter
 from vatt_core.timing import Timing
 from vatt_core.weights import find_model
 from vatt_core.windows import Window, plan_windows
-
-Progress = Callable[[str, int, int], None]
-Stop = Callable[[], bool]
+from vatt_core.work import Progress, Stop, Work
 
 ROWS_AT_ONCE = 8
 """Rows (takes times windows) that go through the audio transformer together."""
 
 REMEMBERED_CLIPS = 4
+REMEMBERED_BYTES = 512 << 20
 CANDIDATES_PER_CAPTION = 4
-SIDECAR_VERSION = 1
+
+PIECE_SECONDS = 60
+CONTEXT_SECONDS = 4
+"""A long sound is decoded piece by piece, so that memory does not grow with the clip, each with context on both sides."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +65,6 @@ class SeenClip:
     frames: NDArray[np.uint8]
     windows: list[Window]
     features: Tensor
-
-    @property
-    def at_own_speed(self) -> bool:
-        """Whether the range is played forwards at the clip's own speed."""
-        points = self.time_map.points
-        return all(t1 - t0 == s1 - s0 for (t0, s0), (t1, s1) in itertools.pairwise(points))
 
 
 class Pipeline:
@@ -121,9 +108,7 @@ class Pipeline:
         return torch.cat([features, held])[None]
 
     @torch.no_grad()
-    def caption(
-        self, features: Tensor, *, count: int, seed: int, temperature: float | None = None
-    ) -> list[Suggestion]:
+    def caption(self, features: Tensor, *, count: int, seed: int, temperature: float | None = None) -> list[Suggestion]:
         """Different captions of one clip, features [1, F, D], best first. Fewer than `count` when the model has no more
         to say than that."""
         prompt = encode_caption_prompt(self.model.tokenizer, self.config.converter)
@@ -203,7 +188,7 @@ class Pipeline:
         self, request: SuggestRequest, *, progress: Progress | None = None, cancelled: Stop | None = None
     ) -> SuggestResult:
         """Captions of a clip. Raises the errors of the media package, Cancelled, BadRequest."""
-        work = _Work(progress, cancelled)
+        work = Work(progress, cancelled)
         seed = _seed(request.seed)
         clip = self._see(request, work)
         with work.stage("caption", 1):
@@ -224,32 +209,37 @@ class Pipeline:
         Nothing is left behind when it fails or is cancelled. Raises the errors of the media package, Cancelled,
         BadRequest, DiskFull, ForbiddenPath.
         """
-        work = _Work(progress, cancelled)
+        work = Work(progress, cancelled)
         seed = _seed(request.seed)
         clip = self._see(request, work)
         prompt = request.prompt
         if prompt is None:
             with work.stage("caption", 1):
                 captions = self._captions(clip, 1, seed, None)
-                prompt = captions[0].text if captions else ""
+            # A model that has nothing to say is asked for sound as it is in training without captions.
+            prompt = captions[0].text if captions else CAPTION_INSTRUCTION[self.config.converter.template]
         seeds = [(seed + take) % (MAX_SEED + 1) for take in range(request.takes)]
         codes = self._compose(clip, request, prompt, seeds, work)
         with work.stage("sound", request.takes) as step:
             waves = []
             for take in codes:
-                waves.append(self.sound(take[None])[0].cpu().numpy())
+                waves.append(self._long_sound(take).cpu().numpy())
                 step()
-        written: list[Path] = []
-        try:
-            with work.stage("write", request.takes) as step:
-                takes = []
-                for wave, take_seed in zip(waves, seeds, strict=True):
-                    takes.append(self._write(clip, request, prompt, take_seed, wave, written))
-                    step()
-        except BaseException:
-            for path in written:
-                path.unlink(missing_ok=True)
-            raise
+        writer = TakeWriter(
+            info=clip.info,
+            time_map=clip.time_map,
+            request=request,
+            prompt=prompt,
+            frames=clip.frames,
+            frame_rate=self.timing.frame_rate,
+            wave_rate=self.timing.sample_rate,
+            model={"name": self.name, "hash": self.model_hash, "device": self.device.type},
+        )
+        takes = []
+        with all_or_nothing(request.output.absolute()) as written, work.stage("write", request.takes) as step:
+            for wave, take_seed in zip(waves, seeds, strict=True):
+                takes.append(writer.write(wave, take_seed, written))
+                step()
         return GenerateResult(
             takes=tuple(takes),
             caption=prompt,
@@ -261,34 +251,40 @@ class Pipeline:
 
     # ---- how -------------------------------------------------------------------------------------------------------
 
-    def _see(self, request: ClipRequest, work: _Work) -> SeenClip:
+    def _see(self, request: ClipRequest, work: Work) -> SeenClip:
         """Read the clip and compute its features. The last few clips are remembered while their files stay the same."""
-        work.check()
         with work.stage("read", 1):
             info = probe(request.path)
-            time_map = request.time_map or clip_range(info, request.start, request.end)
-            status = request.path.stat()
-            key = (info.path, status.st_mtime_ns, status.st_size, status.st_ino, tuple(time_map.points))
+            time_map = clip_range(info, request.start, request.end) if request.time_map is None else request.time_map
+            if time_map.source_range[0] >= info.duration:
+                raise BadRequest(
+                    f"The time map begins at {float(time_map.source_range[0]):g} s of the source, but {info.path.name} "
+                    f"lasts {float(info.duration):.3f} s.",
+                    field="time_map",
+                )
+            status = info.path.stat()
+            key = (info.path, status.st_mtime_ns, status.st_size, status.st_ino, time_map.points)
             if key in self._seen:
                 self._seen.move_to_end(key)
                 return self._seen[key]
             frames = read_frames(
-                request.path,
+                info.path,
                 time_map,
                 rate=self.timing.frame_rate,
                 shortest_side=self.config.vision.image_size,
                 cancelled=work.cancelled,
             )
         windows = plan_windows(time_map.duration, self.timing)
+        features = []
         with work.stage("look", len(windows)) as step:
-            features = []
             for window in windows:
-                part = frames[window.first_frame : window.first_frame + self.timing.frames]
-                features.append(self.look(part))
+                features.append(self.look(frames[window.first_frame : window.first_frame + self.timing.frames]))
                 step()
-        seen = SeenClip(info, time_map, frames, windows, torch.cat(features))
-        self._seen[key] = seen
-        while len(self._seen) > REMEMBERED_CLIPS:
+        seen = self._seen[key] = SeenClip(info, time_map, frames, windows, torch.cat(features))
+        while len(self._seen) > 1 and (
+            len(self._seen) > REMEMBERED_CLIPS
+            or sum(clip.frames.nbytes for clip in self._seen.values()) > REMEMBERED_BYTES
+        ):
             self._seen.popitem(last=False)
         return seen
 
@@ -297,7 +293,7 @@ class Pipeline:
         return self.caption(clip.features[middle : middle + 1], count=count, seed=seed, temperature=temperature)
 
     def _compose(
-        self, clip: SeenClip, request: GenerateRequest, prompt: str, seeds: Sequence[int], work: _Work
+        self, clip: SeenClip, request: GenerateRequest, prompt: str, seeds: Sequence[int], work: Work
     ) -> Tensor:
         """Codes [takes, K, T] of the whole clip: even windows, then odd ones between what these decided."""
         options = DecodingOptions.from_defaults(
@@ -309,13 +305,16 @@ class Pipeline:
             top_k=request.top_k,
         )
         length = self.timing.code_frames
-        total = max(window.first_code for window in clip.windows) + length
-        codes = torch.full((len(seeds), self.timing.codebooks, total), self.timing.mask, dtype=torch.int64)
+        codes = torch.full(
+            (len(seeds), self.timing.codebooks, clip.windows[-1].keep_to), self.timing.mask, dtype=torch.int64
+        )
         passes = [
             [(take, window) for window in clip.windows[first::2] for take in range(len(seeds))] for first in (0, 1)
         ]
         groups = [rows[i : i + ROWS_AT_ONCE] for rows in passes for i in range(0, len(rows), ROWS_AT_ONCE)]
-        steps = sum(options.steps_per_codebook) if options.fill_order == "coarse_first" else options.steps
+        steps = options.steps
+        if options.fill_order == "coarse_first":
+            steps = sum(options.steps_per_codebook) or steps * self.timing.codebooks
         with work.stage("compose", steps * len(groups)) as step:
             for rows in groups:
                 known = torch.stack([codes[take, :, w.first_code : w.first_code + length] for take, w in rows])
@@ -329,146 +328,24 @@ class Pipeline:
                     progress=lambda done, total: step(),
                     cancelled=work.cancelled,
                 )
-                for (take, window), row in zip(rows, made.cpu(), strict=True):
-                    codes[take, :, window.first_code : window.first_code + length] = row
+                for (take, w), row in zip(rows, made.cpu(), strict=True):
+                    kept = row[:, w.keep_from - w.first_code : w.keep_to - w.first_code]
+                    codes[take, :, w.keep_from : w.keep_to] = kept
         return codes[:, :, : self.timing.code_frames_in(clip.time_map.duration)].to(self.device)
 
-    def _write(
-        self,
-        clip: SeenClip,
-        request: GenerateRequest,
-        prompt: str,
-        seed: int,
-        wave: NDArray[np.float32],
-        written: list[Path],
-    ) -> Take:
-        """Finish one take and write its files; every path is noted in `written` before the next is begun."""
-        rate, duration = request.sample_rate, clip.time_map.duration
-        samples = round(duration * rate)
-        wave = fit_length(wave, round(duration * self.timing.sample_rate))
-        onsets = tuple(round(float(time), 4) for time in detect_onsets(wave, self.timing.sample_rate))
-        finished = fit_length(resample(wave, self.timing.sample_rate, rate), samples)
-        if request.loudness is not None:
-            finished = normalise(finished, rate, target_lufs=request.loudness)
-        finished = edge_fades(finished, rate)
-        loudness = integrated_loudness(finished, rate)
-        # A copy of the video is in step with the sound only where the range is played at its own speed.
-        muxed_as = muxed_suffix(clip.info.path, clip.info.codec) if request.preview and clip.at_own_speed else None
-        suffixes = [".wav", ".json", *([".png"] if request.preview else []), *([muxed_as] if muxed_as else [])]
-        names = free_names(request.output, clip.info.path.stem, suffixes)
-        # The same samples again need the same dither.
-        dither = np.random.default_rng(seed) if request.bits == 16 else None
-        written.append(names[".wav"])
-        write_wave(names[".wav"], finished, sample_rate=rate, bits=request.bits, dither=dither)  # type: ignore[arg-type]
-        preview = muxed = None
-        if request.preview:
-            preview = names[".png"]
-            written.append(preview)
-            times = [float(k / self.timing.frame_rate) for k in range(len(clip.frames))]
-            write_preview(preview, clip.frames, times, finished, sample_rate=rate, onsets=onsets, title=prompt)
-        if muxed_as:
-            muxed = names[muxed_as]
-            written.append(muxed)
-            first, last = clip.time_map.source_range
-            mux_sound(clip.info.path, names[".wav"], muxed, start=first, end=last)
-        written.append(names[".json"])
-        sidecar = self._sidecar(clip, request, prompt, seed, names[".wav"])
-        write_bytes(names[".json"], (json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n").encode())
-        return Take(
-            wav=str(names[".wav"]),
-            sidecar=str(names[".json"]),
-            caption=prompt,
-            seed=seed,
-            samples=samples,
-            sample_rate=rate,
-            onsets=onsets,
-            loudness=float(loudness) if np.isfinite(loudness) else None,
-            preview=None if preview is None else str(preview),
-            muxed=None if muxed is None else str(muxed),
-        )
-
-    def _sidecar(
-        self, clip: SeenClip, request: GenerateRequest, prompt: str, seed: int, wav: Path
-    ) -> dict[str, Any]:
-        """All that is needed to make this take again, and what it was made from."""
-        settings = {
-            name: getattr(request, name)
-            for name in (
-                "negative_prompt",
-                "sample_rate",
-                "bits",
-                "guidance_scale",
-                "steps",
-                "temperature",
-                "mask_temperature",
-                "top_k",
-                "loudness",
-            )
-        }
-        first, last = clip.time_map.source_range
-        return {
-            "version": SIDECAR_VERSION,
-            "wav": wav.name,
-            "wav_sha256": content_hash(wav),
-            "clip": {
-                "path": str(clip.info.path),
-                "sha256": content_hash(clip.info.path),
-                "source_range": [str(first), str(last)],
-                "time_map": clip.time_map.to_list(),
-                "frame_rate": str(clip.info.frame_rate),
-                "timecode": clip.info.timecode,
-            },
-            "model": {"name": self.name, "hash": self.model_hash, "device": self.device.type},
-            "request": {"prompt": prompt, "seed": seed, **settings},
-        }
-
-
-class _Work:
-    """Progress, cancellation and the clock of one request."""
-
-    def __init__(self, progress: Progress | None, cancelled: Stop | None) -> None:
-        self._progress = progress
-        self.cancelled = cancelled
-        self.seconds: dict[str, float] = {}
-
-    def check(self) -> None:
-        if self.cancelled is not None and self.cancelled():
-            raise Cancelled("The job was cancelled.")
-
-    @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Callable[[], None]]:
-        """Time a stage and report its steps; what is yielded is called after each and sees cancellation."""
-        self.check()
-        done = 0
-        begun = time.perf_counter()
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            if self._progress is not None:
-                self._progress(name, min(done, total), total)
-            self.check()
-
-        if self._progress is not None:
-            self._progress(name, 0, total)
-        try:
-            yield step
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 4)
-        if done < total and self._progress is not None:
-            self._progress(name, total, total)
+    def _long_sound(self, codes: Tensor, *, piece_seconds: int = PIECE_SECONDS) -> Tensor:
+        """Codes [K, T] of any length -> wave [T * hop_length]."""
+        piece, around = (int(seconds * self.timing.code_rate) for seconds in (piece_seconds, CONTEXT_SECONDS))
+        hop, waves = self.timing.hop_length, []
+        for start in range(0, codes.shape[1], piece):
+            first, last = max(0, start - around), start + piece + around
+            wave = self.sound(codes[None, :, first:last])[0]
+            waves.append(wave[(start - first) * hop :][: piece * hop])
+        return torch.cat(waves)
 
 
 def _seed(seed: int | None) -> int:
     return secrets.randbelow(2**31) if seed is None else seed
-
-
-def request_from_sidecar(sidecar: dict[str, Any], output: Path) -> GenerateRequest:
-    """The request that makes a take again, from its side-car."""
-    clip = sidecar["clip"]
-    return GenerateRequest(
-        path=Path(clip["path"]), time_map=TimeMap.from_list(clip["time_map"]), output=output, **sidecar["request"]
-    )
 
 
 __all__ = ["GenerateRequest", "Pipeline", "SuggestRequest", "request_from_sidecar"]

@@ -77,6 +77,8 @@ class GenerateRequest(ClipRequest):
         _check("guidance_scale", self.guidance_scale, 0.0, 50.0)
         _check("steps", self.steps, 1, 200)
         _check("temperature", self.temperature, 0.01, 20.0)
+        _check("mask_temperature", self.mask_temperature, 0.0, 100.0)
+        _check("top_k", self.top_k, 1, 65_536)
         _check("loudness", self.loudness, -70.0, 0.0)
         if self.bits not in (16, 24, 32):
             raise BadRequest(f"A WAV of {self.bits} bits cannot be written: choose 16, 24 or 32.", field="bits")
@@ -137,8 +139,12 @@ class GenerateResult:
         return dataclasses.asdict(self)
 
 
+_WHOLE = ("count", "takes", "seed", "sample_rate", "steps", "top_k")
+
+
 def _check(name: str, value: float | None, least: float, most: float) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not math.isfinite(value) or not least <= value <= most:
-        raise BadRequest(f"{name} is {value}: give a number from {least:g} to {most:g}.", field=name)
+    kind, called = (int, "a whole number") if name in _WHOLE else (int | float, "a number")
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or not least <= value <= most:
+        raise BadRequest(f"{name} is {value}: give {called} from {least:g} to {most:g}.", field=name)

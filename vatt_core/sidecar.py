@@ -1,0 +1,97 @@
+"""The JSON beside a take: what it was made from, and all that is needed to make it again. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible
+from vatt_core.files import content_hash, fingerprint
+from vatt_core.media.probe import ClipInfo
+from vatt_core.media.time_map import TimeMap
+from vatt_core.requests import GenerateRequest
+
+SIDECAR_VERSION = 1
+LARGEST = 16 << 20
+"""Bytes; a side-car has a few hundred, more only where a time map has many points."""
+
+SETTINGS = (
+    "negative_prompt",
+    "sample_rate",
+    "bits",
+    "guidance_scale",
+    "steps",
+    "temperature",
+    "mask_temperature",
+    "top_k",
+    "loudness",
+)
+"""The fields of the request that decide how a take sounds, beside prompt, seed and time map."""
+
+
+def describe_take(
+    wav: Path,
+    info: ClipInfo,
+    time_map: TimeMap,
+    request: GenerateRequest,
+    *,
+    prompt: str,
+    seed: int,
+    model: dict[str, str],
+    stamped: bool,
+) -> dict[str, Any]:
+    """What the side-car of a written take holds. model: its name, hash and device. stamped: the WAV carries the clip's
+    timecode."""
+    first, last = time_map.source_range
+    return {
+        "version": SIDECAR_VERSION,
+        "wav": wav.name,
+        "wav_sha256": content_hash(wav),
+        "timecode": "source" if stamped else None,
+        "clip": {
+            "path": str(info.path),
+            "fingerprint": fingerprint(info.path),
+            "source_range": [str(first), str(last)],
+            "time_map": time_map.to_list(),
+            "frame_rate": str(info.frame_rate),
+            "timecode": info.timecode,
+        },
+        "model": model,
+        "request": {"prompt": prompt, "seed": seed, **{name: getattr(request, name) for name in SETTINGS}},
+    }
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """A side-car from its file. Raises InputNotVisible, ForbiddenPath, and BadRequest for a file that is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+    except PermissionError:
+        raise ForbiddenPath(f"{path} may not be read. Give yourself the right to read it.") from None
+    except OSError as error:
+        raise InputNotVisible(f"{path} cannot be read ({error.strerror}). Name the JSON file beside a take.") from None
+    try:
+        sidecar = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        sidecar = None
+    if not isinstance(sidecar, dict) or not {"version", "clip", "model", "request"} <= sidecar.keys():
+        raise BadRequest(f"{path} is no side-car of a take. Name the JSON file that lies beside its WAV.")
+    if sidecar["version"] != SIDECAR_VERSION:
+        raise BadRequest(
+            f"{path} was written by another version of this program ({sidecar['version']}, known is {SIDECAR_VERSION})."
+        )
+    return sidecar
+
+
+def request_from_sidecar(sidecar: dict[str, Any], output: Path, *, clip: Path | None = None) -> GenerateRequest:
+    """The request that makes a take again, into `output`. clip: where the clip lies now, if not where it lay.
+
+    Raises BadRequest when something is missing or out of range.
+    """
+    try:
+        known = {name: sidecar["request"][name] for name in ("prompt", "seed", *SETTINGS)}
+        path, time_map = clip or Path(sidecar["clip"]["path"]), TimeMap.from_list(sidecar["clip"]["time_map"])
+        return GenerateRequest(path=path, time_map=time_map, output=output, **known)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadRequest(f"The side-car is damaged ({error}): a take cannot be made again from it.") from error
