@@ -13,7 +13,7 @@ import pytest
 
 from vatt_core.errors import BadRequest
 from vatt_core.evaluation.captions import check_caption, measure_captions
-from vatt_core.evaluation.clips import ClipStore, held_out_scenes, partners, strangers
+from vatt_core.evaluation.clips import ClipStore, evaluation_scenes, partners, strangers
 from vatt_core.evaluation.metrics import (
     force_score,
     level_db,
@@ -33,24 +33,26 @@ from vatt_core.world.sound import synthesise
 
 
 def test_held_out_clips_are_held_out_and_always_the_same() -> None:
-    scenes = held_out_scenes(24, 8)
-    assert scenes == held_out_scenes(24, 8)
+    scenes = evaluation_scenes(24, 8)
+    assert scenes == evaluation_scenes(24, 8)
     assert {scene.split for group in scenes.values() for scene in group} == {"held_out"}
     assert len({scene.seed for group in scenes.values() for scene in group}) == 32
     assert [scene.sources[0].kind for scene in scenes["single"]] == 2 * list(KINDS)
     assert {scene.layout for scene in scenes["double"]} == {"two_kinds", "two_scenes"}
+    validation = evaluation_scenes(2, 2, split="validation")
+    assert {scene.split for group in validation.values() for scene in group} == {"validation"}
     with pytest.raises(BadRequest):
-        held_out_scenes(-1, 0)
+        evaluation_scenes(-1, 0)
 
 
 def test_fewer_clips_are_the_first_of_more() -> None:
-    few, more = held_out_scenes(3, 4), held_out_scenes(12, 8)
+    few, more = evaluation_scenes(3, 4), evaluation_scenes(12, 8)
     assert more["single"][:3] == few["single"]
     assert more["double"][:4] == few["double"]
 
 
 def test_partners_show_the_same_kinds() -> None:
-    for group in held_out_scenes(36, 12).values():
+    for group in evaluation_scenes(36, 12).values():
         for scene, other in zip(group, partners(group), strict=True):
             assert other is not None
             assert group[other] is not scene
@@ -58,7 +60,7 @@ def test_partners_show_the_same_kinds() -> None:
             assert [s.kind for s in group[other].sources] == [s.kind for s in scene.sources]
         assert sorted(index for index in strangers(group) if index is not None) == list(range(len(group)))
         assert all(index != other for index, other in enumerate(strangers(group)))
-    assert partners(held_out_scenes(12, 0)["single"]) == [None] * 12
+    assert partners(evaluation_scenes(12, 0)["single"]) == [None] * 12
 
 
 def test_the_cache_gives_back_the_same_pictures(tmp_path: Path) -> None:
@@ -182,7 +184,9 @@ def report() -> WorldReport:
         Row("caption_kind", "double", 0.5, 60, controls={"random": 0.1}),
         Row("force", "double", float("nan"), 0),
     )
-    return WorldReport("nano", "0" * 64, {"single": 240, "double": 60}, rows, {"kind (single)": 0.99}, {"codec": 3.0})
+    return WorldReport(
+        "nano", "0" * 64, "held_out", {"single": 240, "double": 60}, rows, {"kind (single)": 0.99}, {"codec": 3.0}
+    )
 
 
 def test_verdicts_know_which_way_is_better() -> None:

@@ -1,4 +1,4 @@
-"""The held-out clips that everything is measured on, and a folder that keeps what is slow to make of them."""
+"""The clips that everything is measured on, and a folder that keeps what is slow to make of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vatt_core.errors import BadRequest
 from vatt_core.timing import Timing
 from vatt_core.world.kinds import KINDS
-from vatt_core.world.scene import Layout, Scene, describe, split_seed
+from vatt_core.world.scene import Layout, Scene, Split, describe, split_seed
 from vatt_core.world.sound import synthesise
 from vatt_core.world.write import compressed_frames
 
@@ -26,31 +26,34 @@ GROUPS = ("single", "double")
 """Clips with one thing in one scene, and clips with two kinds or two scenes."""
 
 DOUBLE_FROM = 500_000
-"""First held-out clip of those that are searched for the double group."""
+"""First clip of a split of those that are searched for the double group."""
 
 
-def held_out_scenes(single: int = 240, double: int = 60, *, seconds: float = 10.0) -> dict[str, list[Scene]]:
+def evaluation_scenes(
+    single: int = 240, double: int = 60, *, seconds: float = 10.0, split: Split = "held_out"
+) -> dict[str, list[Scene]]:
     """The clips of both groups, always the same ones. Every clip has a partner of the same kinds (see `partners`).
 
-    single: every kind in turn. double: two clips of each pair of kinds, half with two kinds at once and half with two
-    scenes. Raises BadRequest for negative numbers.
+    Settings are chosen on the validation split, so that the held-out split stays what nothing was chosen on. single:
+    every kind in turn. double: two clips of each pair of kinds, half with two kinds at once and half with two scenes.
+    Raises BadRequest for negative numbers.
     """
     if single < 0 or double < 0:
         raise BadRequest(f"{single} single and {double} double clips are not possible; give numbers from 0 on")
     kinds = list(KINDS)
     return {
         "single": [
-            describe(split_seed("held_out", index), kind=kinds[index % len(kinds)], layout="single", seconds=seconds)
+            describe(split_seed(split, index), kind=kinds[index % len(kinds)], layout="single", seconds=seconds)
             for index in range(single)
         ],
-        "double": _pairs(double, seconds),
+        "double": _pairs(double, seconds, split),
     }
 
 
-def _pairs(count: int, seconds: float) -> list[Scene]:
+def _pairs(count: int, seconds: float, split: Split) -> list[Scene]:
     kinds = list(KINDS)
     scenes: list[Scene] = []
-    seed = split_seed("held_out", DOUBLE_FROM)
+    seed = split_seed(split, DOUBLE_FROM)
     while len(scenes) < count:
         # Two clips of the same pair and layout follow each other.
         pair = len(scenes) // 2

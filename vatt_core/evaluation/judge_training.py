@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vatt_core.errors import BadRequest
-from vatt_core.evaluation.clips import held_out_scenes
+from vatt_core.evaluation.clips import evaluation_scenes
 from vatt_core.evaluation.judge import KIND_NAMES, LOOK_ALIKES, WEIGHTS_FILE, Judge, read_judge, save_judge
 from vatt_core.evaluation.sound import kinds_heard, listen, materials_heard
 from vatt_core.timing import Timing
@@ -136,7 +136,7 @@ def disturb(waves: Tensor, generator: torch.Generator) -> Tensor:
 def held_out_accuracy(judge: Judge, *, single: int = 240, double: int = 60) -> dict[str, float]:
     """What the judge hears of true sound of the held-out split, as shares."""
     figures: dict[str, float] = {}
-    for group, scenes in held_out_scenes(single, double).items():
+    for group, scenes in evaluation_scenes(single, double).items():
         waves = [synthesise(scene, sample_rate=judge.sample_rate) for scene in scenes]
         heard = listen(judge, scenes, waves)
         figures[f"{group}: kinds"] = kinds_heard(scenes, heard).value

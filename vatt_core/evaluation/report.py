@@ -44,6 +44,8 @@ MEASURES: dict[str, Measure] = {
     "generated_level": Measure("generated: level error against the true sound", "dB", lower=True),
     "force": Measure("generated: rank correlation of visible force and loudness", "rho", 0.5, 0.8),
     "steering": Measure("steering: material follows the swapped word, both directions", "share", 0.80, 0.95),
+    "suggested_kind": Measure("generated from the first suggestion: kind heard", "share"),
+    "suggested_onsets": Measure("generated from the first suggestion: onset F1 ± 100 ms", "F1"),
 }
 """Every row that there is, in the order of the table."""
 
@@ -92,6 +94,7 @@ class WorldReport:
 
     model: str
     model_hash: str
+    split: str
     clips: dict[str, int]
     rows: tuple[Row, ...]
     judge: dict[str, float]
@@ -106,6 +109,7 @@ class WorldReport:
             {
                 "model": self.model,
                 "model_hash": self.model_hash,
+                "split": self.split,
                 "clips": self.clips,
                 "judge": self.judge,
                 "seconds": self.seconds,
@@ -118,6 +122,7 @@ TITLES = {
     "single": "one thing, one scene",
     "double": "two kinds or two scenes",
 }
+SPLITS = {"held_out": "held-out clips", "validation": "validation clips"}
 HEADER = ("what", "clips", "measured", "must", "stretch", "true sound", "controls")
 
 
@@ -162,7 +167,7 @@ def terminal_table(report: WorldReport) -> Group:
     colours = {"stretch": "bold green", "must": "green", "missed": "bold red", "": ""}
     tables: list[Any] = []
     for group, rows in _groups(report).items():
-        table = Table(title=f"{report.model}: {TITLES[group]}", title_justify="left")
+        table = Table(title=f"{report.model}, {SPLITS[report.split]}: {TITLES[group]}", title_justify="left")
         for index, name in enumerate(HEADER):
             table.add_column(name, justify="left" if index in (0, 6) else "right")
         for row in rows:
@@ -181,6 +186,8 @@ def judge_line(report: WorldReport) -> str:
 def markdown_table(report: WorldReport) -> str:
     """The tables as Markdown, with the parts of each figure below."""
     lines: list[str] = []
+    if report.split != "held_out":
+        lines += ["These are validation clips, on which settings were chosen.", ""]
     for group, rows in _groups(report).items():
         lines += [
             f"### {TITLES[group].capitalize()}",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vatt_core.errors import BadRequest
 from vatt_core.evaluation.captions import CaptionFigures, measure_captions
-from vatt_core.evaluation.clips import ClipStore, held_out_scenes, partners, strangers
+from vatt_core.evaluation.clips import ClipStore, evaluation_scenes, partners, strangers
 from vatt_core.evaluation.judge import Judge, load_judge
 from vatt_core.evaluation.metrics import Score, Wave, log_mel_distance, mean_level_error
 from vatt_core.evaluation.report import Row, WorldReport
@@ -29,12 +29,13 @@ from vatt_core.model.codec import Codec
 from vatt_core.pipeline import Pipeline
 from vatt_core.timing import Timing
 from vatt_core.world.kinds import MATERIALS
-from vatt_core.world.scene import Scene
+from vatt_core.world.scene import Scene, Split
 from vatt_core.world.sound import synthesise
 
 Item = TypeVar("Item")
 
-PARTS = ("captions", "codec", "generation")
+PARTS = ("captions", "codec", "generation", "suggested")
+DEFAULT_PARTS = PARTS[:3]
 SUGGESTIONS = 3
 
 Progress = Callable[[str, int, int], None]
@@ -200,6 +201,27 @@ def evaluate_generation(
     return rows
 
 
+def evaluate_suggested(
+    suggest: Suggest,
+    compose: Compose,
+    true: TrueSound,
+    *,
+    judge: Judge | None = None,
+    batch: int = 8,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Rows of soundtracks from the picture alone: the prompt is the model's own first suggestion."""
+    judge = judge or load_judge()
+    made: list[Wave] = []
+    for scenes in _chunks(true.scenes, batch):
+        prompts = [next(iter(suggest(scene)), "") for scene in scenes]
+        made += compose(scenes, prompts, [scene.seed for scene in scenes])
+        _tell(progress, "suggested", len(made), len(true.scenes))
+    rows = _heard_rows("suggested", measure_sound(judge, true.scenes, made), true)
+    # Which material a look-alike has cannot be seen, so it cannot be suggested.
+    return [row for row in rows if row.key != "suggested_material"]
+
+
 def _steering_row(
     judge: Judge, scenes: list[Scene], look_alikes: list[int], made: dict[tuple[int, str], Wave], group: str
 ) -> Row:
@@ -249,12 +271,13 @@ def _heard_rows(prefix: str, figures: SoundFigures, true: TrueSound) -> list[Row
 
 
 class PipelineUnderTest:
-    """A pipeline as the functions that the evaluations call. Features of each clip are computed once."""
+    """A pipeline as the functions that the evaluations call. Features and captions of each clip are computed once."""
 
     def __init__(self, pipeline: Pipeline, *, cache: Path | None = None) -> None:
         self.pipeline = pipeline
         self.store = ClipStore(pipeline.timing, image_size=pipeline.config.vision.image_size, cache=cache)
         self._features: dict[str, Tensor] = {}
+        self._suggested: dict[str, list[str]] = {}
 
     def features(self, scene: Scene) -> Tensor:
         """[1, F, D]."""
@@ -264,8 +287,11 @@ class PipelineUnderTest:
         return self._features[key]
 
     def suggest(self, scene: Scene) -> list[str]:
-        found = self.pipeline.caption(self.features(scene), count=SUGGESTIONS, seed=scene.seed)
-        return [suggestion.text for suggestion in found]
+        key = repr(scene)
+        if key not in self._suggested:
+            found = self.pipeline.caption(self.features(scene), count=SUGGESTIONS, seed=scene.seed)
+            self._suggested[key] = [suggestion.text for suggestion in found]
+        return self._suggested[key]
 
     def compose(self, scenes: Sequence[Scene], prompts: Sequence[str], seeds: Sequence[int]) -> list[Wave]:
         features = torch.cat([self.features(scene) for scene in scenes])
@@ -278,9 +304,10 @@ def evaluate_world(
     *,
     single: int = 240,
     double: int = 60,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] = DEFAULT_PARTS,
     batch: int = 8,
     cache: Path | None = None,
+    split: Split = "held_out",
     progress: Progress | None = None,
 ) -> WorldReport:
     """Measure a pipeline on held-out clips: `single` with one thing, `double` with two kinds or two scenes.
@@ -288,10 +315,14 @@ def evaluate_world(
     parts: of PARTS. batch: clips that are generated together. cache: a folder that keeps the rendered pictures.
     progress: called with (part, done, total). Raises BadRequest for an unknown part, no clips, or a model of another
     sample rate than the judge's.
+
+    Choose settings on the split "validation"; the bars are for "held_out".
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise BadRequest(f"there is no part {', '.join(unknown) or 'chosen'}; choose among {', '.join(PARTS)}")
+    if split not in ("held_out", "validation"):
+        raise BadRequest(f"clips of the split {split} measure nothing; choose held_out or validation", split=split)
     if single + double < 1 or batch < 1:
         raise BadRequest(f"{single + double} clips in batches of {batch} measure nothing; give at least 1")
     judge = load_judge()
@@ -300,7 +331,7 @@ def evaluate_world(
     rows: list[Row] = []
     heard: dict[str, float] = {}
     seconds: dict[str, float] = {}
-    groups = held_out_scenes(single, double, seconds=float(pipeline.timing.window))
+    groups = evaluation_scenes(single, double, seconds=float(pipeline.timing.window), split=split)
     for group, scenes in groups.items():
         if not scenes:
             continue
@@ -310,13 +341,13 @@ def evaluate_world(
 
         with _timed(seconds, "pictures"):
             for done, scene in enumerate(scenes):
-                if "captions" in parts or "generation" in parts:
+                if set(parts) - {"codec"}:
                     under_test.features(scene)
                     tell("pictures", done + 1, len(scenes))
         if "captions" in parts:
             with _timed(seconds, "captions"):
                 rows += evaluate_captions(under_test.suggest, scenes, progress=tell)
-        if "codec" not in parts and "generation" not in parts:
+        if set(parts) <= {"captions"}:
             continue
         with _timed(seconds, "true sound"):
             true = true_sound(scenes, judge=judge)
@@ -330,7 +361,12 @@ def evaluate_world(
         if "generation" in parts:
             with _timed(seconds, "generation"):
                 rows += evaluate_generation(under_test.compose, true, judge=judge, batch=batch, progress=tell)
+        if "suggested" in parts:
+            with _timed(seconds, "suggested"):
+                suggest, compose = under_test.suggest, under_test.compose
+                rows += evaluate_suggested(suggest, compose, true, judge=judge, batch=batch, progress=tell)
     return WorldReport(
+        split=split,
         model=pipeline.name,
         model_hash=pipeline.model_hash,
         clips={group: len(scenes) for group, scenes in groups.items()},
