@@ -145,9 +145,9 @@ class Recipe:
     clips: int = 2000
     texts: int = 8000
     codes: int = 900
-    decoder: int = 2400
+    decoder: int = 4800
     encoder: int = 900
-    vision: int = 2000
+    vision: int = 2800
     language: int = 600
     converter_projection: int = 300
     converter_lora: int = 700
