@@ -50,9 +50,11 @@ class Codec(nn.Module):
         self.config = config
         self.timing = timing
         self.model = _build(config, timing)
-        for layer in self.model.quantizer.layers:
+        for book in range(timing.codebooks):
             # The moving average is of no use without training: one tensor serves both names.
-            layer.codebook.embed_avg = layer.codebook.embed
+            self.model.get_submodule(f"quantizer.layers.{book}.codebook").register_buffer(
+                "embed_avg", self._entries(book)
+            )
         # Width of the latent and of every codebook entry.
         self.latent_dim = int(self._entries(0).shape[1])
 

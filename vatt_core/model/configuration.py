@@ -148,7 +148,9 @@ class ModelConfig:
                 decoding=DecodingDefaults(**_tuples(values["decoding"])),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise BadModel(f"the model configuration cannot be read ({error}); import or pull the model again") from error
+            raise BadModel(
+                f"the model configuration cannot be read ({error}); import or pull the model again"
+            ) from error
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -25,6 +25,10 @@ Sounds = NDArray[np.int16]
 """[clips, samples] at the codec's rate, as :class:`vatt_core.training.data.WorldClips` keeps them."""
 
 
+EDGE = 6
+"""Code frames at either end of a training segment."""
+
+
 class ConvNextBlock(nn.Module):
     """Depthwise convolution over time, then a two-layer perceptron per frame. [B, C, T] -> [B, C, T]."""
 
@@ -164,17 +168,17 @@ class CodesStage(TrainingStage):
 def write_codebooks(encodec: EncodecModel, quantizer: ResidualQuantizer) -> None:
     """Put learnt codebooks into an EncodecModel."""
     with torch.no_grad():
-        for level, layer in enumerate(encodec.quantizer.layers):
-            codebook = layer.codebook
-            codebook.embed.copy_(quantizer.embed[level])
-            codebook.embed_avg.copy_(quantizer.embed[level])
-            codebook.cluster_size.fill_(1.0)
+        for level, entries in enumerate(quantizer.embed):
+            codebook = f"quantizer.layers.{level}.codebook"
+            for name in ("embed", "embed_avg"):
+                encodec.get_buffer(f"{codebook}.{name}").copy_(entries)
+            encodec.get_buffer(f"{codebook}.cluster_size").fill_(1.0)
 
 
-class DecoderStage(TrainingStage):
-    """EnCodec's decoder learns to sound the frozen codes, by spectral losses alone (the codes carry no phase)."""
+class _EncodecStage(TrainingStage):
+    """What the trainings of EnCodec's two halves share. encode: waves -> latents and codes, of :class:`CodesStage`."""
 
-    name = "decoder"
+    trained: str
 
     def __init__(
         self,
@@ -189,23 +193,32 @@ class DecoderStage(TrainingStage):
     ) -> None:
         self.sounds, self.timing, self.options = sounds, timing, options
         self.encodec, self.encode, self.batch, self.frames = encodec, encode, batch, frames
+        self.half = encodec.get_submodule(self.trained)
         encodec.requires_grad_(False)
-        encodec.decoder.requires_grad_(True)
+        self.half.requires_grad_(True)
         self.distance = MultiScaleMel(sample_rate=timing.sample_rate)
 
     def modules(self) -> dict[str, nn.Module]:
-        return {"decoder": self.encodec.decoder}
+        return {self.trained: self.half}
+
+    def _segments(self, generator: torch.Generator) -> Tensor:
+        """Waves [B, (EDGE + frames + EDGE) * hop]. The edges are not judged: what lies before and after is missing there."""
+        hop = self.timing.hop_length
+        samples = (self.frames + 2 * EDGE) * hop
+        return random_segments(self.sounds, batch=self.batch, samples=samples, hop=hop, generator=generator)
+
+
+class DecoderStage(_EncodecStage):
+    """EnCodec's decoder learns to sound the frozen codes, by spectral losses alone (the codes carry no phase)."""
+
+    name = trained = "decoder"
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         hop = self.timing.hop_length
-        # The edges of a segment are not judged: there the decoder lacks what came before and after.
-        edge = 6
-        wave = random_segments(
-            self.sounds, batch=self.batch, samples=(self.frames + 2 * edge) * hop, hop=hop, generator=generator
-        )
+        wave = self._segments(generator)
         _, codes = self.encode(wave)
         made = self.encodec.decoder(self.encodec.quantizer.decode(codes.transpose(0, 1)))[:, 0]
-        inner = slice(edge * hop, (edge + self.frames) * hop)
+        inner = slice(EDGE * hop, (EDGE + self.frames) * hop)
         distance = self.distance(made[:, inner], wave[:, inner])
         # No mel band reaches down to a constant offset, so it needs a word of its own.
         slow = functional.avg_pool1d((made - wave)[:, None, inner], self.timing.sample_rate // 10)
@@ -222,43 +235,20 @@ class DecoderStage(TrainingStage):
         }
 
 
-class EncoderStage(TrainingStage):
+class EncoderStage(_EncodecStage):
     """EnCodec's encoder learns, from the wave, the latents that the codes were made of."""
 
-    name = "encoder"
-
-    def __init__(
-        self,
-        sounds: Sounds,
-        timing: Timing,
-        encodec: EncodecModel,
-        encode: Callable[[Tensor], tuple[Tensor, Tensor]],
-        options: StageOptions,
-        *,
-        batch: int = 8,
-        frames: int = 96,
-    ) -> None:
-        self.sounds, self.timing, self.options = sounds, timing, options
-        self.encodec, self.encode, self.batch, self.frames = encodec, encode, batch, frames
-        encodec.requires_grad_(False)
-        encodec.encoder.requires_grad_(True)
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encodec.encoder}
+    name = trained = "encoder"
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        hop = self.timing.hop_length
-        edge = 6
-        wave = random_segments(
-            self.sounds, batch=self.batch, samples=(self.frames + 2 * edge) * hop, hop=hop, generator=generator
-        )
+        wave = self._segments(generator)
         latents, codes = self.encode(wave)
         found = self.encodec.encoder(wave[:, None])  # [B, D, T]
-        inner = slice(edge, edge + self.frames)
+        inner = slice(EDGE, EDGE + self.frames)
         scale = latents.square().mean()
         loss = (found - latents)[..., inner].square().mean() / scale
         with torch.no_grad():
-            embed = self.encodec.quantizer.layers[0].codebook.embed
+            embed = self.encodec.get_buffer("quantizer.layers.0.codebook.embed")
             distances = torch.cdist(found.transpose(1, 2), embed[None])
             agreement = (distances.argmin(-1) == codes[:, 0])[:, inner].float().mean()
         return {"loss": loss, "first_codebook_agreement": agreement}

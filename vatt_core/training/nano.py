@@ -145,14 +145,14 @@ class Recipe:
     clips: int = 2000
     texts: int = 8000
     codes: int = 900
-    decoder: int = 4800
+    decoder: int = 4000
     encoder: int = 900
     vision: int = 2800
     language: int = 600
     converter_projection: int = 300
     converter_lora: int = 700
-    audio_instructions: int = 600
-    audio_captions: int = 4000
+    audio_instructions: int = 400
+    audio_captions: int = 3200
 
 
 @dataclass

@@ -184,7 +184,7 @@ def describe(
     if layout == "two_scenes":
         cut = round(float(rng.uniform(0.35, 0.65)) * seconds, 3)
         second = _draw_kind(rng, other_than=first)
-        shots = (_shot(rng, (first,), 0.0, cut), _shot(rng, (second,), cut, seconds))
+        shots: tuple[Shot, ...] = (_shot(rng, (first,), 0.0, cut), _shot(rng, (second,), cut, seconds))
     elif layout == "two_kinds":
         shots = (_shot(rng, (first, _draw_kind(rng, other_than=first)), 0.0, seconds),)
     else:
