@@ -16,7 +16,7 @@ from vatt_core.media.frames import read_frames
 from vatt_core.media.mux import mux_sound, muxed_suffix
 from vatt_core.media.probe import probe
 from vatt_core.media.time_map import TimeMap
-from vatt_core.media.waves import read_wave, write_wave
+from vatt_core.media.waves import Bits, read_wave, write_wave
 
 RATE = 48_000
 
@@ -182,3 +182,15 @@ def test_a_full_disk(tmp_path: Path, suffix: str, small_files: None) -> None:
     with pytest.raises(DiskFull):
         mux_sound(clip, wave, tmp_path / f"muxed{suffix}")
     assert sorted(os.listdir(tmp_path)) == ["clip.mp4", "sound.wav"]
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32])
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".mov", "libx264"), (".webm", "libvpx-vp9")])
+def test_waves_of_every_depth_and_of_two_channels(tmp_path: Path, bits: Bits, suffix: str, codec: str) -> None:
+    clip = write_clip(tmp_path / f"clip{suffix}", frames=10, codec=codec)
+    for channels in (1, 2):
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, (channels, RATE * 2 // 5))
+        wave = write_wave(tmp_path / "sound.wav", noise, sample_rate=RATE, bits=bits)
+        with av.open(str(mux_sound(clip, wave, tmp_path / f"muxed{suffix}"))) as muxed:
+            assert muxed.streams.audio[0].codec_context.layout.nb_channels == channels
+            assert len(list(muxed.decode(video=0))) == 10

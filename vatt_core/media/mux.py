@@ -139,10 +139,12 @@ def _write(
         picture_track = target.add_stream_from_template(stream)
         if tick is not None:
             picture_track.time_base = tick
-        layout = heard.codec_context.layout.name
-        sound_track = cast(av.AudioStream, target.add_stream(kind.sound, rate=rate, layout=layout))
+        layout = heard.codec_context.layout
+        # A plain WAV tells how many channels it has, not which: then the usual ones are meant.
+        name = f"{layout.nb_channels}c" if layout.name.endswith("channels") else layout.name
+        sound_track = cast(av.AudioStream, target.add_stream(kind.sound, rate=rate, layout=name))
         if kind.sound == "aac":
-            sound_track.codec_context.bit_rate = _AAC_BITS_PER_CHANNEL * heard.codec_context.layout.nb_channels
+            sound_track.codec_context.bit_rate = _AAC_BITS_PER_CHANNEL * layout.nb_channels
         sound_packets = _sound_packets(sounds, heard, sound_track)
         waiting = next(sound_packets, None)
         for packet in pictures:
