@@ -106,6 +106,11 @@ def run_stage(
     average = [p.detach().clone() for p in parameters] if options.ema_decay else []
     path = folder / f"{stage.name}.pt"
     start = _resume(path, stage, modules, optimiser, average)
+    if start >= options.steps:
+        # What a finished stage leaves are its final weights: the average is in them already.
+        for module in modules.values():
+            module.eval()
+        return
     for module in modules.values():
         module.train()
 
@@ -147,8 +152,7 @@ def run_stage(
                 parameter.copy_(mean)
     for module in modules.values():
         module.eval()
-    if start < options.steps:
-        _save(path, options.steps, modules, None, [])
+    _save(path, options.steps, modules, None, [])
 
 
 def _save(

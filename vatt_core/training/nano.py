@@ -145,8 +145,8 @@ class Recipe:
     clips: int = 2000
     texts: int = 8000
     codes: int = 900
-    decoder: int = 4000
-    encoder: int = 900
+    decoder: int = 2600
+    encoder: int = 700
     vision: int = 2800
     language: int = 600
     converter_projection: int = 300
