@@ -82,7 +82,8 @@ class AudioStage(TrainingStage):
 
     def _row(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, str]:
         """Features, codes and prompt of one row, augmented."""
-        clip = self.features[index], self.codes[index]
+        # Kept in half precision, which the CPU's autocast takes for none of its own and refuses to cut and roll.
+        clip = self.features[index].float(), self.codes[index]
         scene = self.scenes[index]
         tokens = self.timing.video_tokens
         dummy = not self.captions or chance(generator, 0.125)
@@ -91,7 +92,8 @@ class AudioStage(TrainingStage):
             other = draw(generator, len(self.scenes))
             per_second = int(self.timing.video_token_rate)
             at = per_second * (1 + draw(generator, int(self.timing.window) - 2))
-            clip = cut_and_concatenate(clip, (self.features[other], self.codes[other]), at, self.timing)
+            second = self.features[other].float(), self.codes[other]
+            clip = cut_and_concatenate(clip, second, at, self.timing)
         elif share > 0.5 and (dummy or scene.layout != "two_scenes"):
             clip = roll(*clip, draw(generator, tokens), self.timing)
         return clip[0], clip[1], instruction(generator) if dummy else prompt(scene, generator)
@@ -109,7 +111,7 @@ class AudioStage(TrainingStage):
             self._row(index, generator)
             for index in torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
         ]
-        features = torch.stack([row[0] for row in rows]).float().to(device)
+        features = torch.stack([row[0] for row in rows]).to(device)
         codes = torch.stack([row[1] for row in rows]).long().to(device)
         states, pad_mask = self._condition(features, [row[2] for row in rows])
         asked = mask_coarse_first(
