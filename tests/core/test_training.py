@@ -1,0 +1,288 @@
+"""Training: the loop's resumption, the codec's quantiser and distances, the texts, and every stage of nano's recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vatt_core.errors import BadModel, BadRequest
+from vatt_core.timing import Timing
+from vatt_core.training.data import WorldClips, event_targets
+from vatt_core.training.loop import StageOptions, StageProgress, TrainingStage, learning_rate_factor, run_stage
+from vatt_core.training.nano import STAGES, NanoTraining, Recipe
+from vatt_core.training.quantizer import ResidualQuantizer
+from vatt_core.training.spectra import MelSpectrum, MultiScaleMel, mel_filters
+from vatt_core.training.texts import WORDS, caption, prompt, words_of
+from vatt_core.weights.fingerprint import model_files
+from vatt_core.world.kinds import MATERIALS, read_caption
+from vatt_core.world.scene import Scene, describe, split_seed
+
+# ---- the loop ------------------------------------------------------------------------------------------------------
+
+
+class LineStage(TrainingStage):
+    """Fits a line; stops with Ctrl-C before `stop_at`; its loss is no number from `broken_at` on."""
+
+    name = "line"
+
+    def __init__(
+        self, *, width: int = 4, ema_decay: float | None = 0.9, stop_at: int = -1, broken_at: int = 99
+    ) -> None:
+        torch.manual_seed(0)
+        self.layer = nn.Linear(width, 1)
+        self.options = StageOptions(steps=12, learning_rate=0.05, warm_up_steps=3, ema_decay=ema_decay, seed=5)
+        self.stop_at, self.broken_at, self.ran = stop_at, broken_at, 0
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"layer": self.layer}
+
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+        self.ran += 1
+        points = torch.randn(16, self.layer.in_features, generator=generator)
+        loss = (self.layer(points)[:, 0] - points.sum(1)).square().mean()
+        return {"loss": loss * (math.nan if step >= self.broken_at else 1.0), "figure": loss.detach()}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path: Path, ema_decay: float | None) -> None:
+    whole = LineStage(ema_decay=ema_decay)
+    run_stage(whole, tmp_path / "whole")
+    for stop_at in (4, 9):
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(LineStage(ema_decay=ema_decay, stop_at=stop_at), tmp_path / "parts", checkpoint_seconds=0)
+    resumed = LineStage(ema_decay=ema_decay)
+    reports: list[StageProgress] = []
+    run_stage(resumed, tmp_path / "parts", report=reports.append, report_seconds=0)
+    assert resumed.ran == 3
+    for mine, theirs in zip(resumed.layer.parameters(), whole.layer.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert [report.step for report in reports] == [10, 11, 12]
+    assert all({"loss", "figure"} <= report.figures.keys() for report in reports)
+
+    done = LineStage(ema_decay=ema_decay)
+    run_stage(done, tmp_path / "parts")
+    assert done.ran == 0 and torch.equal(done.layer.weight, whole.layer.weight)
+    assert not done.layer.training
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    run_stage(LineStage(), tmp_path)
+    with pytest.raises(BadModel):
+        run_stage(LineStage(width=5), tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(BadModel):
+        run_stage(LineStage(broken_at=6), tmp_path, report_seconds=0)
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    options = StageOptions(steps=100, learning_rate=1.0, warm_up_steps=10)
+    factors = [learning_rate_factor(step, options) for step in range(101)]
+    assert factors[:10] == sorted(factors[:10]) and max(factors) <= 1.0 + 1e-6
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[-1] == pytest.approx(options.final_fraction)
+
+
+# ---- codec ---------------------------------------------------------------------------------------------------------
+
+
+def clusters(count: int, *, generator: torch.Generator, centres: int = 16, dim: int = 8) -> Tensor:
+    """Points close to `centres` fixed places, [count, dim]."""
+    places = torch.randn(centres, dim, generator=torch.Generator().manual_seed(1)) * 3
+    chosen = torch.randint(centres, (count,), generator=generator)
+    return places[chosen] + 0.05 * torch.randn(count, dim, generator=generator)
+
+
+def rebuilt(quantizer: ResidualQuantizer, vectors: Tensor, levels: int) -> Tensor:
+    codes = quantizer.codes(vectors)
+    return sum((quantizer.embed[level][codes[:, level]] for level in range(levels)), torch.zeros_like(vectors))
+
+
+def test_the_quantizer_learns_clustered_data_and_every_level_adds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    quantizer = ResidualQuantizer(3, 32, 8)
+    vectors = clusters(1000, generator=generator)
+    quantizer.start(vectors, generator)
+    assert bool(quantizer.ready)
+    errors = [float((rebuilt(quantizer, vectors, levels) - vectors).square().mean()) for levels in (0, 1, 2, 3)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] < 0.2 * errors[0] and errors[3] < 0.02 * errors[0]
+
+
+def test_the_quantizer_follows_its_data_and_revives_dead_entries() -> None:
+    generator = torch.Generator().manual_seed(0)
+    quantizer = ResidualQuantizer(1, 16, 8, decay=0.8).train()
+    quantizer.start(clusters(500, generator=generator), generator)
+    moved = clusters(400, generator=generator) + 20
+    before = float((rebuilt(quantizer, moved, 1) - moved).square().mean())
+    for _ in range(40):
+        quantizer(clusters(400, generator=generator) + 20, levels=1, generator=generator)
+    after = float((rebuilt(quantizer, moved, 1) - moved).square().mean())
+    assert after < 0.05 * before
+    assert len(quantizer.codes(moved).unique()) > 8
+
+
+def test_the_gradient_passes_straight_through() -> None:
+    generator = torch.Generator().manual_seed(0)
+    quantizer = ResidualQuantizer(2, 16, 8)
+    quantizer.start(clusters(500, generator=generator), generator)
+    quantizer.eval()
+    held = quantizer.embed.clone()
+    vectors = clusters(20, generator=generator).requires_grad_()
+    quantised, commitment = quantizer(vectors, levels=2, generator=generator)
+    quantised.sum().backward()
+    assert torch.equal(vectors.grad, torch.ones_like(vectors))
+    assert torch.allclose(quantised, rebuilt(quantizer, vectors, 2), atol=1e-5)
+    assert float(commitment.detach()) >= 0 and torch.equal(quantizer.embed, held)
+
+
+def noise(samples: int = 16_000, seed: int = 0) -> Tensor:
+    return torch.randn(2, samples, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def test_spectral_distances_are_zero_for_equal_waves_and_grow_with_the_error() -> None:
+    distance = MultiScaleMel(sample_rate=16_000)
+    wave, other = noise(), noise(seed=1)
+    assert all(float(value) < 1e-5 for value in distance(wave, wave).values())
+    found = [distance(wave + share * other, wave) for share in (0.01, 0.1, 1.0)]
+    for name in ("log", "linear", "energy"):
+        values = [float(one[name]) for one in found]
+        assert values == sorted(values) and values[0] < 0.5 * values[-1]
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0])
+def test_an_error_of_level_is_seen(gain: float) -> None:
+    said = MultiScaleMel(sample_rate=16_000)(gain * noise(), noise())
+    assert float(said["log"]) == pytest.approx(math.log(2), rel=0.05)
+    assert float(said["energy"]) == pytest.approx(math.log(2), rel=0.05)
+    assert float(said["linear"]) == pytest.approx(abs(gain - 1), rel=0.05)
+
+
+def test_mel_bands_hold_a_tone_at_its_place_with_its_amplitude() -> None:
+    filters = mel_filters(16_000, 1024, 80)
+    assert torch.allclose(filters.sum(1), torch.ones(80)) and bool((filters >= 0).all())
+    spectrum = MelSpectrum(sample_rate=16_000, window=1024, hop=320, mels=80)
+    low, high = (
+        spectrum(torch.sin(torch.arange(16_000) * 2 * torch.pi * hertz / 16_000)[None]) for hertz in (300, 3000)
+    )
+    assert low.shape == (1, 80, 50)
+    assert int(low.mean(2).argmax()) < int(high.mean(2).argmax())
+    assert 0.3 < float(low.max()) < 1.1
+
+
+# ---- texts and data ------------------------------------------------------------------------------------------------
+
+
+def scenes() -> list[Scene]:
+    layouts = ("single", "two_kinds", "two_scenes")
+    return [describe(split_seed("training", index), layout=layouts[index % 3]) for index in range(36)]
+
+
+def true_words(scene: Scene, *, materials: bool) -> set[str]:
+    """All of WORDS that may be said of a scene."""
+    said = {word for source in scene.sources for word in re.findall(r"[a-z]+", source.caption)}
+    # An alarm has a light, which is no light rain.
+    return {word for word in WORDS if word in said} | (set(MATERIALS) if materials else set())
+
+
+def words_in(text: str) -> set[str]:
+    return {word for word, found in zip(WORDS, words_of([text])[0].tolist(), strict=True) if found}
+
+
+def test_prompts_are_true_of_the_scene_and_captions_of_what_is_seen() -> None:
+    generator = torch.Generator().manual_seed(0)
+    complete = 0
+    for scene in scenes():
+        kinds = [source.kind for source in scene.sources]
+        said = caption(scene, generator)
+        claims = read_caption(said)
+        assert [claim["kind"] for claim in claims] == kinds
+        for claim, source in zip(claims, scene.sources, strict=True):
+            assert {name: claim[name] for name in source.visible} == source.visible
+        assert words_in(said) <= true_words(scene, materials=True)
+
+        asked = prompt(scene, generator)
+        assert [claim["kind"] for claim in read_caption(asked)] == kinds
+        for claim, source in zip(read_caption(asked), scene.sources, strict=True):
+            assert claim.items() <= {"kind": source.kind, **source.attributes}.items()
+        assert words_in(asked) <= true_words(scene, materials=False)
+        complete += words_in(asked) == true_words(scene, materials=False)
+        assert "  " not in asked and asked == asked.strip()
+    assert 0.3 * len(scenes()) < complete < len(scenes())
+
+
+def test_events_fall_on_their_frames() -> None:
+    timing = Timing(frame_rate=Fraction(20), video_token_rate=Fraction(5))
+    for scene in scenes()[:6]:
+        present, strength = event_targets([scene], timing)
+        assert present.shape == strength.shape == (1, timing.frames)
+        assert ((strength > 0) == (present > 0)).all()
+        for event in (event for source in scene.sources for event in source.events if event.time < 10):
+            assert present[0, int(event.time * 20)] == 1
+
+
+def test_an_interrupted_filling_goes_on(tmp_path: Path) -> None:
+    timing = Timing(window=Fraction(1), frame_rate=Fraction(20), video_token_rate=Fraction(5))
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    clips = WorldClips(tmp_path, "training", 18, timing)
+    with pytest.raises(BadModel):
+        _ = clips.sounds
+    with pytest.raises(KeyboardInterrupt):
+        clips.write("sounds", progress=stop)
+    clips.write("sounds")
+    whole = WorldClips(tmp_path / "whole", "training", 18, timing)
+    whole.write("sounds")
+    assert (clips.sounds == whole.sounds).all() and clips.sounds.any(axis=1).all()
+    with pytest.raises(BadModel):
+        _ = WorldClips(tmp_path, "training", 19, timing).sounds
+
+
+# ---- the recipe ----------------------------------------------------------------------------------------------------
+
+LEARNT = [stage for stage in STAGES if stage not in ("sounds", "frames", "features", "ship")]
+
+
+class Watched(NanoTraining):
+    """The recipe at its smallest: few rows per step, at once at the full rate. Keeps the loss on the same rows before and
+    after each stage."""
+
+    def _run_stage(self, stage: object) -> None:
+        assert isinstance(stage, TrainingStage)
+        stage.batch = 2  # type: ignore[attr-defined]
+        stage.options = dataclasses.replace(stage.options, warm_up_steps=1, ema_decay=None)
+        before = self._loss(stage)
+        super()._run_stage(stage)
+        self.losses.setdefault(stage.name, (before, self._loss(stage)))
+
+    @torch.no_grad()
+    def _loss(self, stage: TrainingStage) -> float:
+        return float(stage.losses(0, torch.Generator().manual_seed(1))["loss"])
+
+    losses: dict[str, tuple[float, float]]
+
+
+def test_every_stage_of_nano_learns_and_the_model_is_complete(tmp_path: Path) -> None:
+    steps = dict.fromkeys(LEARNT, 5)
+    training = Watched(tmp_path, Recipe(clips=3, texts=6, **steps))
+    training.losses = {}
+    for stage in STAGES:
+        training.run(stage)
+    assert list(training.losses) == LEARNT
+    fell = {stage: after < before for stage, (before, after) in training.losses.items()}
+    assert all(fell.values()), training.losses
+    assert len(model_files(tmp_path / "nano")) > 5
+    with pytest.raises(BadRequest):
+        training.run("nonsense")
