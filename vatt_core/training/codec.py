@@ -88,7 +88,15 @@ class MelAutoencoder(nn.Module):
         return self.decode_out(self.decoder(self.decode_in(latents)))
 
 
-def random_segments(sounds: Sounds, *, batch: int, samples: int, hop: int, generator: torch.Generator) -> Tensor:
+def random_segments(
+    sounds: Sounds,
+    *,
+    batch: int,
+    samples: int,
+    hop: int,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """[batch, samples] float32, cut at multiples of the hop from clips drawn at random, with a random gain of ± 3 dB."""
     clips = torch.randint(len(sounds), (batch,), generator=generator).tolist()
     last = (sounds.shape[1] - samples) // hop
@@ -97,7 +105,7 @@ def random_segments(sounds: Sounds, *, batch: int, samples: int, hop: int, gener
     waves = [
         sounds[clip, start : start + samples].astype(np.float32) for clip, start in zip(clips, starts, strict=True)
     ]
-    return torch.from_numpy(np.stack(waves)) / 32767 * gains
+    return (torch.from_numpy(np.stack(waves)) / 32767 * gains).to(device)
 
 
 class CodesStage(TrainingStage):
@@ -106,21 +114,25 @@ class CodesStage(TrainingStage):
     name = "codes"
 
     def __init__(
-        self, sounds: Sounds, timing: Timing, latent_dim: int, options: StageOptions, *, batch: int = 12
+        self,
+        sounds: Sounds,
+        timing: Timing,
+        latent_dim: int,
+        options: StageOptions,
+        *,
+        batch: int = 12,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.sounds, self.timing, self.options, self.batch = sounds, timing, options, batch
+        self.sounds, self.timing, self.options, self.batch, self.device = sounds, timing, options, batch, device
         self.unquantised_steps = min(250, options.steps // 4)
-        self.autoencoder = MelAutoencoder(timing, latent_dim)
-        self.quantizer = ResidualQuantizer(timing.codebooks, timing.codebook_size, latent_dim)
+        self.autoencoder = MelAutoencoder(timing, latent_dim).to(device)
+        self.quantizer = ResidualQuantizer(timing.codebooks, timing.codebook_size, latent_dim).to(device)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"autoencoder": self.autoencoder, "quantizer": self.quantizer}
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        segment = 128 * self.timing.hop_length
-        wave = random_segments(
-            self.sounds, batch=self.batch, samples=segment, hop=self.timing.hop_length, generator=generator
-        )
+        wave = self._segments(self.batch, generator)
         features = self.autoencoder.features(wave)
         latents = self.autoencoder.encode(features)
         commitment = latents.new_zeros(())
@@ -145,15 +157,15 @@ class CodesStage(TrainingStage):
             "commitment": commitment.detach(),
         }
 
+    def _segments(self, batch: int, generator: torch.Generator) -> Tensor:
+        hop = self.timing.hop_length
+        return random_segments(
+            self.sounds, batch=batch, samples=128 * hop, hop=hop, generator=generator, device=self.device
+        )
+
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:
-        wave = random_segments(
-            self.sounds,
-            batch=160,
-            samples=128 * self.timing.hop_length,
-            hop=self.timing.hop_length,
-            generator=generator,
-        )
+        wave = self._segments(160, generator)
         vectors = self.autoencoder.encode(self.autoencoder.features(wave)).transpose(1, 2).flatten(0, 1)
         self.quantizer.start(vectors, generator)
 
@@ -196,7 +208,8 @@ class _EncodecStage(TrainingStage):
         self.half = encodec.get_submodule(self.trained)
         encodec.requires_grad_(False)
         self.half.requires_grad_(True)
-        self.distance = MultiScaleMel(sample_rate=timing.sample_rate)
+        self.device = next(self.half.parameters()).device
+        self.distance = MultiScaleMel(sample_rate=timing.sample_rate).to(self.device)
 
     def modules(self) -> dict[str, nn.Module]:
         return {self.trained: self.half}
@@ -205,7 +218,9 @@ class _EncodecStage(TrainingStage):
         """Waves [B, (EDGE + frames + EDGE) * hop]. The edges are not judged: what lies before and after is missing there."""
         hop = self.timing.hop_length
         samples = (self.frames + 2 * EDGE) * hop
-        return random_segments(self.sounds, batch=self.batch, samples=samples, hop=hop, generator=generator)
+        return random_segments(
+            self.sounds, batch=self.batch, samples=samples, hop=hop, generator=generator, device=self.device
+        )
 
 
 class DecoderStage(_EncodecStage):

@@ -153,8 +153,9 @@ class LanguageStage(_CaptionStage):
     ) -> None:
         self.scenes, self.timing, self.options, self.batch = scenes, timing, options, batch
         self.converter, self.tokenizer = converter, tokenizer
-        self.concepts = ConceptTable(timing, converter.hidden_size)
-        self.heads = StateHeads(timing, converter.hidden_size)
+        self.device = converter.video_proj.weight.device
+        self.concepts = ConceptTable(timing, converter.hidden_size).to(self.device)
+        self.heads = StateHeads(timing, converter.hidden_size).to(self.device)
         converter.requires_grad_(True)
         for name, parameter in converter.named_parameters():
             if "lora_" in name or name.startswith("video_proj"):
@@ -169,7 +170,8 @@ class LanguageStage(_CaptionStage):
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
         scenes = [self.scenes[row] for row in rows]
-        return self._losses(scenes, rows, scene_targets(scenes, self.timing), generator)
+        targets = scene_targets(scenes, self.timing).of(range(len(scenes)), self.device)
+        return self._losses(scenes, rows, targets, generator)
 
 
 class ConverterStage(_CaptionStage):
@@ -215,5 +217,5 @@ class ConverterStage(_CaptionStage):
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
-        targets = SceneTargets(*(getattr(self.targets, field)[rows] for field in SceneTargets.__dataclass_fields__))
+        targets = self.targets.of(rows, self.converter.video_proj.weight.device)
         return self._losses([self.scenes[row] for row in rows], rows, targets, generator)

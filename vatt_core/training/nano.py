@@ -147,12 +147,12 @@ class Recipe:
     codes: int = 900
     decoder: int = 2600
     encoder: int = 700
-    vision: int = 2800
+    vision: int = 3800
     language: int = 600
     converter_projection: int = 300
-    converter_lora: int = 700
-    audio_instructions: int = 400
-    audio_captions: int = 3200
+    converter_lora: int = 450
+    audio_instructions: int = 300
+    audio_captions: int = 2400
 
 
 @dataclass
@@ -262,7 +262,8 @@ class NanoTraining:
         self.clips.write("frames", progress=self._count("frames"))
 
     def _codes_stage(self) -> CodesStage:
-        stage = CodesStage(self.clips.sounds, self.timing, LATENT, self._options("codes", 1e-3, ema_decay=0.99))
+        options = self._options("codes", 1e-3, ema_decay=0.99)
+        stage = CodesStage(self.clips.sounds, self.timing, LATENT, options, device=self.device)
         self._run_stage(stage)
         return stage
 
@@ -277,8 +278,8 @@ class NanoTraining:
         sounds = self.clips.sounds
         found = []
         for start in range(0, len(sounds), 8):
-            wave = torch.from_numpy(sounds[start : start + 8].astype(np.float32) / 32767)
-            found.append(stage.encode(wave)[1].to(torch.int16).numpy())
+            wave = torch.from_numpy(sounds[start : start + 8].astype(np.float32) / 32767).to(self.device)
+            found.append(stage.encode(wave)[1].to(torch.int16).cpu().numpy())
         _save_array(self.codes_path, np.concatenate(found))
 
     def run_decoder(self) -> None:
@@ -320,7 +321,7 @@ class NanoTraining:
 
     def _converter_stage(self, name: str, learn: str, learning_rate: float) -> None:
         converter = self.converter()
-        heads = StateHeads(self.timing, converter.hidden_size)
+        heads = StateHeads(self.timing, converter.hidden_size).to(self.device)
         stage = ConverterStage(
             name,
             self.features(),

@@ -7,7 +7,7 @@ are on the screen, with which visible attributes, at which frames an event falls
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -39,6 +39,10 @@ class SceneTargets:
     values: Tensor
     events: Tensor
     strengths: Tensor
+
+    def of(self, rows: Sequence[int], device: torch.device) -> SceneTargets:
+        """Those of some clips, on a device."""
+        return SceneTargets(*(getattr(self, field.name)[list(rows)].to(device) for field in fields(self)))
 
 
 def scene_targets(scenes: Sequence[Scene], timing: Timing) -> SceneTargets:
@@ -131,7 +135,7 @@ class VisionStage(TrainingStage):
         self.frames, self.timing, self.options = frames, timing, options
         self.tower, self.batch, self.tokens = tower, batch, tokens
         self.targets = scene_targets(scenes, timing)
-        self.heads = SceneHeads(timing, tower.feature_dim)
+        self.heads = SceneHeads(timing, tower.feature_dim).to(tower.mean.device)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"tower": self.tower, "heads": self.heads}

@@ -31,4 +31,19 @@ def nano(
     for stage in wanted or ():
         if stage not in STAGES:
             raise BadRequest(f"There is no stage '{stage}'. There are: {', '.join(STAGES)}.", stage=stage)
-    print(train_nano(folder.expanduser().absolute(), stages=wanted, device=device, report=print_progress))
+    model = train_nano(folder.expanduser().absolute(), stages=wanted, device=device, report=print_progress)
+    print(model)
+    if wanted is None:
+        _show_figures(model, folder / "eval", device)
+
+
+def _show_figures(model: Path, cache: Path, device: str) -> None:
+    """A quick look on validation clips; `vatt eval world` measures on held-out ones, and on more."""
+    from rich.console import Console
+
+    from vatt_core.evaluation.report import terminal_table
+    from vatt_core.evaluation.world import evaluate_world
+    from vatt_core.pipeline import Pipeline
+
+    report = evaluate_world(Pipeline.load(model, device=device), single=48, double=12, cache=cache, split="validation")
+    Console().print(terminal_table(report))
