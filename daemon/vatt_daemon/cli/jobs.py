@@ -50,7 +50,7 @@ def suggest(
         messages.Suggest, path=absolute(clip), count=count, start=_seconds("--in", begin), end=_seconds("--out", end),
         seed=seed, temperature=temperature, model=model,
     )  # fmt: skip
-    job = _carry_out(message, quiet=as_json)
+    job = carry_out(message, quiet=as_json)
     if as_json:
         print_json({"job": job.id, "seed": job.seed, **(job.result or {})})
         return
@@ -85,7 +85,7 @@ def generate(
         sample_rate=sample_rate, bits=bits, guidance_scale=guidance_scale, steps=steps, temperature=temperature,
         loudness=loudness, model=model,
     )  # fmt: skip
-    job = _carry_out(message, quiet=as_json)
+    job = carry_out(message, quiet=as_json)
     if as_json:
         print_json({"job": job.id, "seed": job.seed, **(job.result or {})})
         return
@@ -135,7 +135,7 @@ def connect() -> Client:
         return launch.start_daemon()
 
 
-def _carry_out(message: messages.Submission, *, quiet: bool) -> Job:
+def carry_out(message: messages.Submission, *, quiet: bool) -> Job:
     """Submit, show the progress, return the job that is done. Ctrl-C, and being terminated, cancel it in the daemon."""
 
     def interrupt(*_: object) -> NoReturn:
