@@ -13,7 +13,7 @@ from torch import Tensor
 from vatt_core.model import text
 from vatt_core.model.captioning import GREEDY, SamplingSettings, process_scores
 from vatt_core.model.configuration import ConverterConfig, LoraSettings
-from vatt_core.model.converter import Converter
+from vatt_core.model.converter import Converter, mean_pool
 from vatt_core.timing import Timing
 
 pytestmark = pytest.mark.recorded
@@ -130,6 +130,15 @@ def test_pooling(recording: Any) -> None:
     )
     converter = Converter(config, Timing(), pooled.shape[-1])
     check(converter.pool(pooled), tensors["pool.out"], description)
+
+
+def test_pooling_of_any_length(recording: Any) -> None:
+    tensors, description = recording("misc")
+    lengths = [name.rpartition(".")[2] for name in tensors if name.startswith("pool_general.in.")]
+    assert lengths
+    for length in lengths:
+        wanted = tensors[f"pool_general.out.{length}"]
+        check(mean_pool(tensors[f"pool_general.in.{length}"], wanted.shape[1]), wanted, description)
 
 
 @pytest.fixture(params=FAMILIES)

@@ -96,8 +96,9 @@ class Converter(nn.Module):
         batch, frames, dim = features.shape
         if frames != self.timing.frames:
             raise ValueError(f"the converter reads exactly {self.timing.frames} frame features, got {frames}")
-        grouped = features.reshape(batch, self.timing.video_tokens, self.timing.frames_per_video_token, dim)
-        return grouped.flatten(2) if self.config.pooling == "stack" else grouped.mean(2)
+        if self.config.pooling == "stack":
+            return features.reshape(batch, self.timing.video_tokens, self.timing.frames_per_video_token * dim)
+        return mean_pool(features, self.timing.video_tokens)
 
     def embed_video(self, features: Tensor) -> Tensor:
         """Frame features [B, F, D] -> projected video tokens [B, V, H], before Gemma's scale."""
@@ -211,6 +212,14 @@ class Converter(nn.Module):
             logits[:, :-1].float().transpose(1, 2), target, ignore_index=IGNORED_LABEL, reduction="none"
         )  # [texts, L-1]
         return -losses.sum(1) / (target != IGNORED_LABEL).sum(1)
+
+
+def mean_pool(features: Tensor, tokens: int) -> Tensor:
+    """Frame features [B, F, D] -> means over time [B, tokens, D], for any F (reference 1, adaptive average pooling).
+
+    Token i is the mean of the frames from floor(i F / tokens) to ceil((i + 1) F / tokens).
+    """
+    return functional.adaptive_avg_pool1d(features.transpose(1, 2), tokens).transpose(1, 2)
 
 
 def shifted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
