@@ -131,7 +131,14 @@ class LocalExecutor:
 
     def submit(self, task: Task) -> None:
         if self._process is None:
-            self._spawn()
+            try:
+                self._spawn()
+            except OSError as error:
+                log.error("no worker can be started: %s", error)
+                message = f"The model process cannot be started ({error}). See 'vatt doctor'."
+                refusal = {"code": "worker_crash", "message": message, "retryable": True, "retry_after": None}
+                self._events.put_nowait(Failed(task.job, refusal | {"details": {}}))
+                return
         self._job = task.job
         self._send({"do": "run", "job": task.job, "kind": task.kind, "request": task.request})
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from vatt_client import Client
-from vatt_client.errors import DaemonNotRunning, DaemonTimeout
+from vatt_client import Client, connection
+from vatt_client.errors import ClientError, DaemonNotRunning, DaemonTimeout
 
 from vatt_core.errors import ForbiddenPath, VattError
-from vatt_daemon.lock import AlreadyRunning
+from vatt_daemon.lock import AlreadyRunning, SingleInstance
 from vatt_daemon.settings import folders
 
 START_LIMIT = 30.0
 """Seconds that a daemon may take until it answers; it takes well under one."""
+
+STOP_LIMIT = 15.0
+"""Seconds that a daemon may take until its process is gone."""
 
 
 class DaemonDidNotStart(VattError):
@@ -43,6 +48,40 @@ def start_daemon(flags: dict[str, Any] | None = None, *, timeout: float = START_
         return _wait(process, report, timeout=timeout, name=name)
     finally:
         report.unlink(missing_ok=True)
+
+
+def stop_daemon(*, name: str = "vatt") -> bool:
+    """Stop the daemon and wait until its process is gone. False: none was running.
+
+    Raises VattError when it does not go.
+    """
+    try:
+        found = connection.read_connection()
+    except DaemonNotRunning:
+        return False
+    if not _lock_is_held():
+        return False  # the file is stale, and some other program has got the process id since
+    try:
+        with Client(name=name) as client:
+            client.shutdown()
+    except ClientError:
+        # It does not answer: ask the system.
+        with contextlib.suppress(OSError):
+            os.kill(found.pid, signal.SIGTERM)
+    end = time.monotonic() + STOP_LIMIT
+    while connection.process_exists(found.pid):
+        if time.monotonic() > end:
+            raise VattError(f"The daemon (process {found.pid}) did not stop within {STOP_LIMIT:g} s: end it by hand.")
+        time.sleep(0.02)
+    return True
+
+
+def _lock_is_held() -> bool:
+    try:
+        SingleInstance(folders().runtime / "daemon.lock").release()
+    except AlreadyRunning:
+        return True
+    return False
 
 
 def _spawn(flags: dict[str, Any], errors: Any) -> subprocess.Popen[bytes]:

@@ -111,6 +111,25 @@ def test_a_stale_connection_file_does_not_stop_the_next_command(home: Any) -> No
     assert home.vatt("suggest", "clip.mp4").returncode == 0
 
 
+def test_stopping_leaves_a_stranger_alone_who_got_the_process_id_of_a_dead_daemon(home: Any) -> None:
+    home.start()
+    home.kill()
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        home.file.write_text(json.dumps(json.loads(home.file.read_text()) | {"pid": stranger.pid}))
+        assert home.vatt("daemon", "stop").returncode == 0
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_the_thin_client_alone_has_no_command_and_says_so() -> None:
+    code = "import sys; sys.modules['typer'] = None; from vatt_daemon.cli import main; main([])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "typer" in plain(ran, 1)
+
+
 def spawn(home: Any, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "vatt_daemon.cli", *arguments], env=home.environment, cwd=home.root,
                             start_new_session=True, **options)  # fmt: skip

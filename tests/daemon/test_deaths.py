@@ -113,6 +113,15 @@ def test_too_many_dead_workers_make_a_pause_that_status_shows(home: Any) -> None
         assert client.cancel(job) == "cancelled"
 
 
+def test_a_worker_that_cannot_be_started_fails_its_job_and_not_the_daemon(home: Any, client: Client) -> None:
+    log = home.root / "home" / "log"
+    log.rename(log.with_name("away"))  # where the worker's output goes
+    with pytest.raises(errors.WorkerCrash):
+        client.run(home.generate("one")).takes()
+    log.with_name("away").rename(log)
+    assert client.run(home.generate("two")).state == "done"
+
+
 def test_stopping_puts_the_running_job_back_for_the_next_daemon(home: Any) -> None:
     home.start()
     with home.client() as client:

@@ -11,7 +11,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     VATT_DEBUG=1 shows the traceback as well.
     """
-    from vatt_daemon.cli.app import application
+    try:
+        from vatt_daemon.cli.app import application
+    except ModuleNotFoundError as error:
+        # The distribution without extras is the thin client, and brings this command along all the same.
+        print(f"The 'vatt' command needs {error.name}: install VATT with its daemon, 'vatt[daemon]'.", file=sys.stderr)
+        sys.exit(1)
 
     sys.exit(_guarded(application, sys.argv[1:] if arguments is None else arguments))
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import time
 from typing import Annotated, Any
 
 import typer
-from vatt_client import Client, connection, errors
+from vatt_client import Client, errors
 
-from vatt_core.errors import VattError
 from vatt_daemon import launch
 from vatt_daemon.cli.output import print_json
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Start, stop and look at the daemon.")
-
-STOP_LIMIT = 15.0
-"""Seconds until a daemon that was asked to stop is ended by force."""
 
 Port = Annotated[int | None, typer.Option("--port", help="Port for jobs; left out, as set, or a free one.")]
 ControlPort = Annotated[int | None, typer.Option("--control-port", help="Port for control messages.")]
@@ -53,24 +45,7 @@ def run(port: Port = None, control_port: ControlPort = None) -> None:
 @app.command()
 def stop() -> None:
     """Stop the daemon. What runs goes back to the queue and is done after the next start."""
-    try:
-        found = connection.read_connection()
-    except errors.DaemonNotRunning:
-        print("No daemon is running.")
-        return
-    try:
-        with Client(name="vatt") as client:
-            client.shutdown()
-    except errors.ClientError:
-        # It does not answer: ask the system.
-        with contextlib.suppress(OSError):
-            os.kill(found.pid, signal.SIGTERM)
-    end = time.monotonic() + STOP_LIMIT
-    while connection.process_exists(found.pid):
-        if time.monotonic() > end:
-            raise VattError(f"The daemon (process {found.pid}) did not stop within {STOP_LIMIT:g} s: end it by hand.")
-        time.sleep(0.02)
-    print("The daemon has stopped.")
+    print("The daemon has stopped." if launch.stop_daemon() else "No daemon is running.")
 
 
 @app.command()

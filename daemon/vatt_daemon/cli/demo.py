@@ -13,10 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
+from vatt_core.errors import BadModel, ForbiddenPath
 from vatt_core.evaluation.onsets import f1, match_onsets
+from vatt_core.media.atomic import writing_error
 from vatt_core.world.kinds import MATERIALS
 from vatt_core.world.scene import split_seed
 from vatt_core.world.write import write_world
+from vatt_daemon import launch
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -36,19 +39,19 @@ def demo(
 ) -> None:
     """Write a clip, ask for captions, generate soundtracks for it, and show how well they fit."""
     began = time.monotonic()
+    os.environ["VATT_HOME"] = str(output.absolute() / "home")
     folder = _empty(output)
-    os.environ["VATT_HOME"] = str(folder / "home")
     path = folder / "clip.mp4"
     scene = write_world(path, seed=split_seed("held_out", clip), kind=kind, layout="single", fps=Fraction(24), size=320)
     print(f"clip      {path}\n          {scene['caption']} (this is what the clip was made from)", flush=True)
 
-    from vatt_daemon import launch  # reads VATT_HOME
-
-    with launch.start_daemon() as client:
-        try:
+    try:
+        with launch.start_daemon() as client:
             suggestions = client.suggest(path, count=3, seed=1, model=model)
             for caption in suggestions.captions:
-                print(f"caption   {caption.score:6.2f}  {caption.text}")
+                print(f"caption   {caption.score:6.2f}  {caption.text}", flush=True)
+            if not suggestions.captions:
+                raise BadModel(f"The model '{model}' has nothing to say about this clip: choose another with --clip.")
             best = suggestions.captions[0].text
             rows = []
             for prompt, takes in ((best, 2), (other_material(best), 1)):
@@ -56,8 +59,8 @@ def demo(
                     path, output=folder, prompt=prompt, takes=takes, seed=1, preview=True, model=model
                 )
                 rows += [(take, job.seconds) for take in job.takes]
-        finally:
-            client.shutdown()
+    finally:
+        launch.stop_daemon()
     _show(rows, suggestions.seconds, scene["event_times"], folder)
     print(f"{time.monotonic() - began:.1f} s in all")
 
@@ -72,14 +75,18 @@ def other_material(caption: str) -> str:
 
 def _empty(output: Path) -> Path:
     folder = output.absolute()
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARK).exists():
-            from vatt_core.errors import ForbiddenPath
-
-            raise ForbiddenPath(f"{folder} holds other files: choose an empty folder with --output.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).touch()
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            if not (folder / MARK).exists():
+                raise ForbiddenPath(f"{folder} holds other files: choose an empty folder with --output.")
+            launch.stop_daemon()  # of a demonstration that was killed
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).touch()
+    except FileExistsError:
+        raise ForbiddenPath(f"{folder} is a file: choose an empty folder with --output.") from None
+    except OSError as error:
+        raise writing_error(folder, error) from error
     return folder
 
 
