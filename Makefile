@@ -1,8 +1,10 @@
-# Everything is installed into .venv inside the checkout; nothing outside it is touched.
+# Everything is installed into .venv inside the checkout; outside it pip alone keeps its cache of downloads.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Its cache of fonts would lie in the home folder otherwise.
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
 .PHONY: setup demo test test-recorded test-slow test-gpu lint bench eval train-nano clean
 
