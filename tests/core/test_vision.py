@@ -10,7 +10,7 @@ from PIL import Image
 
 from vatt_core.errors import BadModel
 from vatt_core.model.configuration import VisionConfig
-from vatt_core.model.vision import VisionTower
+from vatt_core.model.vision import VisionTower, build_tower
 
 SMALL = VisionConfig(
     name="small",
@@ -106,3 +106,13 @@ def test_a_wrong_configuration_is_refused(wrong: VisionConfig) -> None:
 def test_frames_of_another_form_are_refused(tower: VisionTower, wrong: torch.Tensor) -> None:
     with pytest.raises(ValueError):
         tower.preprocess(wrong)
+
+
+def test_the_official_tower_is_built_by_its_name() -> None:
+    config = VisionConfig()
+    with torch.device("meta"):  # shapes alone: 300 million weights would take seconds and a gigabyte
+        tower = build_tower(config)
+        features = tower(torch.zeros(2, 3, config.image_size, config.image_size))
+    assert config.name == "EVA02-L-14-336" and config.open_clip_model is None
+    assert features.shape == (2, config.feature_dim) == (2, 768)
+    assert sum(weight.numel() for weight in tower.parameters()) > 300_000_000
