@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Its cache of fonts would lie in the home folder otherwise.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
-.PHONY: setup demo test test-recorded test-slow test-gpu lint bench eval train-nano clean
+.PHONY: setup demo test test-recorded test-gpu lint bench eval train-nano clean
 
 setup: $(READY)
 
@@ -24,13 +24,10 @@ demo: $(READY)
 	$(BIN)/vatt demo --output demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -m "not gpu"
 
 test-recorded: $(READY)
 	$(BIN)/python -m pytest -q -m recorded
-
-test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q -m gpu

@@ -14,6 +14,9 @@ from vatt_core.media.time_map import TimeMap
 
 MAX_SEED = 2**53 - 1
 
+DEFAULT_LOUDNESS = -23.0
+"""LUFS, the programme loudness of EBU R128."""
+
 
 @dataclass(frozen=True)
 class ClipRequest:
@@ -50,7 +53,8 @@ class SuggestRequest(ClipRequest):
 class GenerateRequest(ClipRequest):
     """Ask for `takes` soundtracks in `output`. prompt None: the best caption. What is None is the model's own setting.
 
-    sample_rate: Hz of the files. bits: 16, 24, or 32 (float). loudness: integrated loudness in LUFS (EBU R128).
+    sample_rate: Hz of the files. bits: 16, 24, or 32 (float). loudness: integrated loudness in LUFS (EBU R128), None: as
+    the model made it.
     preview: also a picture of what was made and a copy of the video with the sound.
     """
 
@@ -66,7 +70,7 @@ class GenerateRequest(ClipRequest):
     temperature: float | None = None
     mask_temperature: float | None = None
     top_k: int | None = None
-    loudness: float | None = None
+    loudness: float | None = DEFAULT_LOUDNESS
     preview: bool = False
 
     def __post_init__(self) -> None:

@@ -31,6 +31,8 @@ LEAVE_GRACE = 3.0
 """Seconds from the end of the input until the process ends, finished with cleaning up or not."""
 
 _NOT_FOR_THE_PIPELINE = ("model", "priority", "deadline", "idempotency_key")
+_NONE_IS_A_CHOICE = ("loudness",)
+"""Fields whose absence says something; for all others it leaves the choice to the pipeline."""
 
 
 class Worker:
@@ -124,7 +126,7 @@ def build_request(message: messages.Submission, module: Any) -> Any:
     values: dict[str, Any] = {}
     for name in message_fields.rules(type(message)):
         value = getattr(message, name)
-        if value is None or name in _NOT_FOR_THE_PIPELINE:
+        if name in _NOT_FOR_THE_PIPELINE or (value is None and name not in _NONE_IS_A_CHOICE):
             continue
         if name not in known:
             raise BadRequest(f"The model '{message.model}' knows no '{name}'.", field=name)

@@ -209,8 +209,10 @@ def integer(explanation: str, *, minimum: int, maximum: int, default: Any = ...,
     return _field(Rule("integer", explanation, minimum, maximum, unit), default)
 
 
-def number(explanation: str, *, minimum: float, maximum: float, default: Any = ..., unit: str = "") -> Any:
-    return _field(Rule("number", explanation, minimum, maximum, unit), default)
+def number(
+    explanation: str, *, minimum: float, maximum: float, default: Any = ..., unit: str = "", optional: bool = False
+) -> Any:
+    return _field(Rule("number", explanation, minimum, maximum, unit, optional=optional), default)
 
 
 def flag(explanation: str, *, default: Any = ...) -> Any:

@@ -194,7 +194,12 @@ class Generate(Submission):
         "how many of the likeliest codes are drawn from; none: the model's own", minimum=1, maximum=65_536, default=None
     )
     loudness: float | None = fields.number(
-        "target loudness, true peaks limited; none: left as made", minimum=-70.0, maximum=0.0, default=None, unit="LUFS"
+        "target loudness, true peaks limited; nil: left as made",
+        minimum=-70.0,
+        maximum=0.0,
+        default=-23.0,
+        unit="LUFS",
+        optional=True,
     )
     preview: bool = fields.flag("also write a PNG and a copy of the video with the sound", default=False)
 

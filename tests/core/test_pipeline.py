@@ -22,12 +22,9 @@ from vatt_core.media.time_map import TimeMap
 from vatt_core.pipeline import GenerateRequest, Pipeline, SuggestRequest, request_from_sidecar
 from vatt_core.requests import GenerateResult
 from vatt_core.sidecar import read_sidecar
-from vatt_core.weights import list_models
 from vatt_core.windows import plan_windows
 from vatt_core.world.scene import describe
 from vatt_core.world.write import write_clip
-
-pytestmark = pytest.mark.skipif(not list_models()[0].installed, reason="nano is not trained yet")
 
 RATES = {
     "23.976": Fraction(24000, 1001),

@@ -10,9 +10,6 @@ import pytest
 from vatt_client import errors, messages
 
 from vatt_core.media.waves import read_wave
-from vatt_core.weights import list_models
-
-pytestmark = pytest.mark.skipif(not list_models()[0].installed, reason="nano is not trained yet")
 
 
 @pytest.fixture(scope="module")

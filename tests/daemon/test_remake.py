@@ -7,13 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import pytest
 from vatt_client import fields, messages
 from vatt_daemon.cli.remake import message_from_sidecar
 
 from vatt_core.media.time_map import TimeMap
 from vatt_core.sidecar import SETTINGS
-from vatt_core.weights import list_models
 
 
 def sidecar(**request: Any) -> dict[str, Any]:
@@ -49,7 +47,6 @@ def test_what_is_no_sidecar_is_refused_without_a_daemon(home: Any) -> None:
     assert not home.file.exists()
 
 
-@pytest.mark.skipif(not list_models()[0].installed, reason="nano is not trained yet")
 def test_a_take_is_made_again_and_a_changed_sidecar_is_noticed(home: Any) -> None:
     from vatt_core.world.write import write_world
 

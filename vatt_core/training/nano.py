@@ -149,10 +149,10 @@ class Recipe:
     encoder: int = 700
     vision: int = 3800
     language: int = 600
-    converter_projection: int = 300
-    converter_lora: int = 450
-    audio_instructions: int = 300
-    audio_captions: int = 2400
+    converter_projection: int = 250
+    converter_lora: int = 400
+    audio_instructions: int = 250
+    audio_captions: int = 1900
 
 
 @dataclass

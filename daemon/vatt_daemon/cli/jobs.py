@@ -74,7 +74,7 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option("--guidance", help="Strength of prompt and picture.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Decoding steps; left out, the model's own.")] = None,
     temperature: Temperature = None,
-    loudness: Annotated[float | None, typer.Option("--loudness", help="Target in LUFS, e.g. -23.")] = None,
+    loudness: Annotated[str, typer.Option("--loudness", help="Target in LUFS; 'off' leaves the level as made.")] = "-23",
     model: Model = "nano",
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +83,7 @@ def generate(
         messages.Generate, path=absolute(clip), output=absolute(output), prompt=prompt, negative_prompt=negative,
         takes=takes, start=_seconds("--in", begin), end=_seconds("--out", end), seed=seed, preview=preview,
         sample_rate=sample_rate, bits=bits, guidance_scale=guidance_scale, steps=steps, temperature=temperature,
-        loudness=loudness, model=model,
+        loudness=_loudness(loudness), model=model,
     )  # fmt: skip
     job = carry_out(message, quiet=as_json)
     if as_json:
@@ -100,6 +100,15 @@ def generate(
 
 _OPTIONS = {"start": "--in", "end": "--out", "negative_prompt": "--negative", "sample_rate": "--rate",
             "guidance_scale": "--guidance", "path": "CLIP"}  # fmt: skip
+
+
+def _loudness(text: str) -> float | None:
+    if text.strip().lower() == "off":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRequest(f"--loudness must be a number of LUFS such as -23, or 'off', not '{text}'.") from None
 
 
 def _seconds(option: str, text: str | None) -> Fraction | None:
