@@ -151,8 +151,8 @@ class Recipe:
     language: int = 600
     converter_projection: int = 250
     converter_lora: int = 400
-    audio_instructions: int = 250
-    audio_captions: int = 1900
+    audio_instructions: int = 200
+    audio_captions: int = 1600
 
 
 @dataclass
