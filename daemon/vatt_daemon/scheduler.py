@@ -105,31 +105,32 @@ class Scheduler:
     def _queue(self, job: StoredJob) -> deque[str]:
         return self._interactive if job.priority == "interactive" else self._batch
 
-    def _next(self) -> str | None:
-        """The next waiting job. A waiting batch job gets a turn after `fair_share` interactive ones in a row."""
+    def _next(self) -> deque[str] | None:
+        """The queue whose first job is next, None when nothing waits. A waiting batch job gets a turn after `fair_share` interactive ones in a row."""
         for queue in (self._interactive, self._batch):
             while queue and queue[0] not in self._waiting:
                 queue.popleft()
         fair = self._in_a_row >= self._settings.fair_share
         if self._batch and (fair or not self._interactive):
             self._in_a_row = 0
-            return self._batch.popleft()
+            return self._batch
         if self._interactive:
             self._in_a_row = self._in_a_row + 1 if self._batch else 0
-            return self._interactive.popleft()
+            return self._interactive
         return None
 
     def dispatch(self) -> None:
         """Hand waiting jobs to the executor, as many as it takes."""
         while not self._stopping and self._waiting and self._executor.capacity() > 0:
-            job = self._next()
-            if job is None:
+            queue = self._next()
+            if queue is None:
                 return
+            job = queue.popleft()
             try:
                 stored = self._store.start(job)
             except DiskFull as error:
                 log.error("%s", error)
-                self._interactive.appendleft(job)
+                queue.appendleft(job)
                 asyncio.get_running_loop().call_later(DISK_RETRY, self.dispatch)
                 return
             self._waiting.discard(job)
