@@ -34,6 +34,7 @@ class GenerateRequest:
     seed: int | None = None
     sample_rate: int = 48_000
     bits: int = 24
+    loudness: float | None = None
     preview: bool = False
 
 
