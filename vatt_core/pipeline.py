@@ -131,7 +131,9 @@ class Pipeline:
             for one in drawn:
                 text = decode_answer(self.model.tokenizer, one.ids)
                 if text and one.finished:
-                    found[text] = max(found.get(text, -np.inf), one.mean_log_likelihood)
+                    # Of the whole text, its end included: a mean per token would favour long repetitions.
+                    score = one.mean_log_likelihood * (len(one.ids) + 1)
+                    found[text] = max(found.get(text, -np.inf), score)
             if len(found) >= count:
                 break
         ranked = sorted(found.items(), key=lambda item: -item[1])[:count]

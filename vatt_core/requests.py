@@ -94,7 +94,7 @@ class GenerateRequest(ClipRequest):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A caption. score: mean log-likelihood per token under the model; higher is surer."""
+    """A caption. score: log-likelihood of the whole text under the model; higher is surer."""
 
     text: str
     score: float

@@ -65,7 +65,7 @@ class Progress(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(Reply):
-    """One suggestion; `score` is the model's mean log probability of a token, higher is surer."""
+    """One suggestion; `score` is the model's log-likelihood of the whole text, higher is surer."""
 
     text: str
     score: float = 0.0
