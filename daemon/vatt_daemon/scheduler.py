@@ -106,7 +106,10 @@ class Scheduler:
         return self._interactive if job.priority == "interactive" else self._batch
 
     def _next(self) -> deque[str] | None:
-        """The queue whose first job is next, None when nothing waits. A waiting batch job gets a turn after `fair_share` interactive ones in a row."""
+        """The queue whose first job is next, None when nothing waits.
+
+        A waiting batch job gets a turn after `fair_share` interactive ones in a row.
+        """
         for queue in (self._interactive, self._batch):
             while queue and queue[0] not in self._waiting:
                 queue.popleft()

@@ -146,7 +146,7 @@ class Recipe:
     texts: int = 8000
     codes: int = 900
     decoder: int = 2600
-    encoder: int = 700
+    encoder: int = 2000
     vision: int = 3800
     language: int = 600
     converter_projection: int = 250
