@@ -74,7 +74,9 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option("--guidance", help="Strength of prompt and picture.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Decoding steps; left out, the model's own.")] = None,
     temperature: Temperature = None,
-    loudness: Annotated[str, typer.Option("--loudness", help="Target in LUFS; 'off' leaves the level as made.")] = "-23",
+    loudness: Annotated[
+        str, typer.Option("--loudness", help="Target in LUFS; 'off' leaves the level as made.")
+    ] = "-23",
     model: Model = "nano",
     as_json: AsJson = False,
 ) -> None:
