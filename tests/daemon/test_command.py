@@ -141,7 +141,7 @@ def test_ctrl_c_cancels_the_job_in_the_daemon_too(home: Any, number: signal.Sign
     command = spawn(home, "generate", "clip.mp4", "--prompt", "slow 1000", "--output", "out", stderr=subprocess.PIPE)
     home.until(home.runs)
     command.send_signal(number)
-    _, said = command.communicate(timeout=20)
+    _, said = command.communicate(timeout=90)
     assert command.returncode == 130
     assert b"Traceback" not in said
     with home.client() as client:
@@ -155,7 +155,7 @@ def test_a_daemon_that_is_killed_under_a_command_is_told(home: Any) -> None:
                     stderr=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
     home.until(home.runs)
     home.kill()
-    written, said = command.communicate(timeout=20)
+    written, said = command.communicate(timeout=90)
     assert command.returncode == 7
     assert written == b"" and len(said.splitlines()) == 1
 

@@ -149,19 +149,27 @@ def connect() -> Client:
 def carry_out(message: messages.Submission, *, quiet: bool) -> Job:
     """Submit, show the progress, return the job that is done. Ctrl-C, and being terminated, cancel it in the daemon."""
 
+    interrupts: list[int] = []
+
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    def remember(number: int, *_: object) -> None:
+        interrupts.append(number)
+
     with connect() as client:
-        job: str | None = None
+        # Between the question and its answer the daemon may know a job that we cannot name yet: wait for its name.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, remember)
+        job = client.submit(message)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
         try:
-            job = client.submit(message)
+            if interrupts:
+                raise KeyboardInterrupt
             with progress_display(quiet=quiet and not sys.stderr.isatty()) as show:
                 ended = client.wait(job, on_progress=show)
         except KeyboardInterrupt:
-            if job is None:
-                raise
             raise errors.Cancelled(_cancel(client, job)) from None
         ended.raise_for_state()
         return ended
