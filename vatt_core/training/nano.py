@@ -140,7 +140,7 @@ def nano_config() -> ModelConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long each stage runs. The defaults are those of the shipped weights (2 CPU cores, about 2.5 hours)."""
+    """How long each stage runs. The defaults are those of the shipped weights."""
 
     clips: int = 2000
     texts: int = 8000
