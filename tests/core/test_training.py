@@ -74,6 +74,16 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path: Path, ema_
     assert not done.layer.training
 
 
+def test_a_finished_stage_that_is_given_more_steps_goes_on_from_its_average(tmp_path: Path) -> None:
+    finished = LineStage()
+    run_stage(finished, tmp_path)
+    longer = LineStage()
+    longer.options = dataclasses.replace(longer.options, steps=13, learning_rate=0.0)
+    run_stage(longer, tmp_path)
+    assert longer.ran == 1
+    assert torch.equal(longer.layer.weight, finished.layer.weight)
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     run_stage(LineStage(), tmp_path)
     with pytest.raises(BadModel):

@@ -29,6 +29,10 @@ CODEBOOK_WEIGHTS = (4.0, 2.0, 1.0, 1.0)
 """How often each codebook is trained: the first decides what is heard and when."""
 
 
+LOOK_ALIKE_WEIGHT = 2.0
+"""How much oftener a clip is drawn whose sound only the words decide."""
+
+
 def roll(features: Tensor, codes: Tensor, tokens: int, timing: Timing) -> tuple[Tensor, Tensor]:
     """Turn a clip in time by a number of video tokens, circularly: features [F, D] and codes [K, T] together."""
     return (
@@ -73,6 +77,12 @@ class AudioStage(TrainingStage):
         self.transformer, self.converter, self.tokenizer = transformer, converter, tokenizer
         self.options, self.captions, self.batch = options, captions, batch
         self.ratio = ratio or OftenHigh(CosineRatio(), share=0.35, low=0.9)
+        self.weights = torch.tensor(
+            [
+                LOOK_ALIKE_WEIGHT if any("material" in source.attributes for source in scene.sources) else 1.0
+                for scene in scenes
+            ]
+        )
 
     def modules(self) -> dict[str, nn.Module]:
         return {"audio_transformer": self.transformer}
@@ -109,7 +119,7 @@ class AudioStage(TrainingStage):
         device = self.transformer.codebooks.device
         rows = [
             self._row(index, generator)
-            for index in torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
+            for index in torch.multinomial(self.weights, self.batch, replacement=True, generator=generator).tolist()
         ]
         features = torch.stack([row[0] for row in rows]).to(device)
         codes = torch.stack([row[1] for row in rows]).long().to(device)

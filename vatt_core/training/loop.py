@@ -103,9 +103,10 @@ def run_stage(
     optimiser = torch.optim.AdamW(
         parameters, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay
     )
-    average = [p.detach().clone() for p in parameters] if options.ema_decay else []
     path = folder / f"{stage.name}.pt"
-    start = _resume(path, stage, modules, optimiser, average)
+    start, average = _resume(path, stage, modules, optimiser)
+    if options.ema_decay and not average:
+        average = [p.detach().clone() for p in parameters]
     if start >= options.steps:
         # What a finished stage leaves are its final weights: the average is in them already.
         for module in modules.values():
@@ -181,22 +182,21 @@ def _resume(
     stage: TrainingStage,
     modules: dict[str, nn.Module],
     optimiser: torch.optim.Optimizer,
-    average: list[Tensor],
-) -> int:
+) -> tuple[int, list[Tensor]]:
+    """The step to go on from and the moving average kept with it, none where the stage is new or was done."""
     if not path.exists():
-        return 0
+        return 0, []
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         for name, module in modules.items():
             module.load_state_dict(state["modules"][name])
         if state["optimiser"] is not None:
             optimiser.load_state_dict(state["optimiser"])
-        with torch.no_grad():
-            for mean, kept in zip(average, state["average"], strict=False):
-                mean.copy_(kept)
+        device = optimiser.param_groups[0]["params"][0].device
+        average = [mean.to(device) for mean in state["average"]]
     except (KeyError, RuntimeError, ValueError) as error:
         raise BadModel(
             f"{path} was written by another configuration of stage {stage.name} ({error}); "
             "remove it or choose a new folder"
         ) from error
-    return min(int(state["step"]), stage.options.steps)
+    return min(int(state["step"]), stage.options.steps), average

@@ -145,9 +145,9 @@ class Recipe:
     clips: int = 2000
     texts: int = 8000
     codes: int = 900
-    decoder: int = 2600
-    encoder: int = 2000
-    vision: int = 3800
+    decoder: int = 6000
+    encoder: int = 3600
+    vision: int = 3000
     language: int = 600
     converter_projection: int = 250
     converter_lora: int = 400

@@ -65,34 +65,38 @@ def scene_targets(scenes: Sequence[Scene], timing: Timing) -> SceneTargets:
 
 
 class SceneHeads(nn.Module):
-    """Thrown away after training. Features of consecutive frames, stacked per video token, with a little context."""
+    """Thrown away after training. Features of consecutive frames, stacked per video token.
+
+    What something is must be told from its own token. When it happens, how hard, how fast and how large may be told from
+    the tokens around it as well: whatever uses the tower reads them all, and a bounce is seen by what comes before and after.
+    """
 
     def __init__(self, timing: Timing, feature_dim: int, *, width: int = 160) -> None:
         super().__init__()
         self.stack = timing.frames_per_video_token
         kinds = len(KIND_NAMES)
         self.direct = nn.Linear(feature_dim * self.stack, width)
-        self.context = nn.Conv1d(width, width, 15, padding=7, groups=width)
+        self.context = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
         self.kinds = nn.Linear(width, kinds)
         self.colours = nn.Linear(width, kinds * len(COLOUR_NAMES))
         self.values = nn.Linear(2 * width, kinds * 2)
-        self.events = nn.Sequential(nn.GELU(), nn.Linear(width, self.stack))
-        self.strengths = nn.Sequential(nn.GELU(), nn.Linear(width, self.stack))
+        self.events = nn.Linear(2 * width, self.stack)
+        self.strengths = nn.Linear(2 * width, self.stack)
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """features [B, F, D] -> kinds [B, V, kinds], colours [B, V, kinds, 5], values [B, V, kinds, 2], events and
         strengths [B, F]."""
         batch, frames, dim = features.shape
         hidden = self.direct(features.reshape(batch, frames // self.stack, self.stack * dim))  # [B, V, width]
-        around = self.context(functional.gelu(hidden).transpose(1, 2)).transpose(1, 2)
-        both = torch.cat([functional.gelu(hidden), functional.gelu(around)], dim=-1)
+        inner = functional.gelu(hidden)
+        both = torch.cat([inner, self.context(inner)[0]], dim=-1)
         kinds = len(KIND_NAMES)
         return {
             "kinds": self.kinds(hidden),
             "colours": self.colours(hidden).unflatten(-1, (kinds, len(COLOUR_NAMES))),
             "values": self.values(both).unflatten(-1, (kinds, 2)),
-            "events": self.events(hidden).flatten(1),
-            "strengths": self.strengths(hidden).flatten(1),
+            "events": self.events(both).flatten(1),
+            "strengths": self.strengths(both).flatten(1),
         }
 
 
@@ -116,7 +120,8 @@ def event_agreement(logits: Tensor, target: Tensor) -> Tensor:
 class VisionStage(TrainingStage):
     """Train the tower on stretches of clips. frames: uint8 [N, F, S, S, 3].
 
-    Many short stretches teach more than few long ones: the frames of one clip look much alike.
+    Many short stretches teach more than few long ones, as the frames of one clip look much alike; but they are long enough
+    to see where something comes from and goes to.
     """
 
     name = "vision"
@@ -129,8 +134,8 @@ class VisionStage(TrainingStage):
         tower: VisionTower,
         options: StageOptions,
         *,
-        batch: int = 40,
-        tokens: int = 3,
+        batch: int = 24,
+        tokens: int = 6,
     ) -> None:
         self.frames, self.timing, self.options = frames, timing, options
         self.tower, self.batch, self.tokens = tower, batch, tokens
