@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Its cache of fonts would lie in the home folder otherwise.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
-.PHONY: setup demo test test-recorded test-gpu lint bench eval train-nano clean
+.PHONY: setup demo test test-recorded test-gpu soak lint bench eval train-nano clean
 
 setup: $(READY)
 
@@ -24,10 +24,13 @@ demo: $(READY)
 	$(BIN)/vatt demo --output demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not gpu"
+	$(BIN)/python -m pytest -q -m "not gpu and not soak"
 
 test-recorded: $(READY)
 	$(BIN)/python -m pytest -q -m recorded
+
+soak: $(READY)
+	$(BIN)/python -m pytest -q -s -m soak --timeout 3600
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q -m gpu

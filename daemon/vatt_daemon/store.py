@@ -6,7 +6,9 @@ acknowledged, an attempt before it is dispatched, an end before anybody hears of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import sqlite3
 import time
 import uuid
@@ -20,13 +22,16 @@ import msgpack
 from vatt_client import messages
 from vatt_client.replies import CANCELLED, DONE, ENDED, FAILED, QUEUED, RUNNING
 
-from vatt_core.errors import BadRequest, DiskFull, VattError
+from vatt_core.errors import BadRequest, DiskFull, ForbiddenPath, VattError
 
-VERSION = 1
 LARGEST_RECOVERIES = 10
 """A job under way at that many deaths of the daemon itself is not tried again: it may be what kills it."""
 
-_SCHEMA = """
+CHECKED_AT_START = 256 << 20
+"""Bytes up to which the database's pages are checked when it is opened; larger ones take seconds (`vatt doctor` does)."""
+
+_MIGRATIONS = (
+    """
 CREATE TABLE jobs (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -59,12 +64,26 @@ CREATE TABLE history (
     note TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX history_by_job ON history (job, sequence);
-"""
+""",
+    """
+CREATE INDEX jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL;
+""",
+    """
+ALTER TABLE jobs ADD COLUMN batch TEXT;
+ALTER TABLE jobs ADD COLUMN position INTEGER;
+CREATE INDEX jobs_by_batch ON jobs (batch, position) WHERE batch IS NOT NULL;
+CREATE INDEX jobs_by_fingerprint ON jobs (fingerprint);
+""",
+)
+"""Step N brings a database of version N to N + 1. Steps are only ever added: databases of every version are out there."""
+
+VERSION = len(_MIGRATIONS)
 
 
 @dataclass(frozen=True)
 class StoredJob:
-    """A row of the store. Times are seconds since 1970; `expires` is when its deadline ends."""
+    """A row of the store. Times are seconds since 1970; `expires` is when its deadline ends. An item of a batch names
+    the batch, which is a job too, and its own position in it."""
 
     id: str
     client: str
@@ -81,6 +100,8 @@ class StoredJob:
     finished: float | None
     expires: float | None
     sequence: int
+    batch: str | None = None
+    position: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -99,6 +120,8 @@ class StoredJob:
             "finished": self.finished,
             "seed": self.seed,
             "error": self.error,
+            "batch": self.batch,
+            "position": self.position,
         }
         if not short:
             body |= {"request": self.request, "result": self.result}
@@ -107,7 +130,7 @@ class StoredJob:
 
 _COLUMNS = (
     "id, client, kind, priority, state, attempt, seed, request, result, error, created, started, finished, "
-    "expires, sequence"
+    "expires, sequence, batch, position"
 )
 
 
@@ -126,28 +149,102 @@ def fingerprint(message: messages.Submission) -> bytes:
     return hashlib.sha256(msgpack.packb(sorted(body.items()))).digest()
 
 
+def _apply(database: sqlite3.Connection, step: int) -> None:
+    for statement in _MIGRATIONS[step].split(";\n"):
+        if statement.strip():
+            database.execute(statement)
+    database.execute(f"PRAGMA user_version = {step + 1}")
+
+
+def _create(file: Path) -> None:
+    """A new database, complete before it has its name: an empty file there is always damage, never a beginning."""
+    if file.with_name(f"{file.name}-wal").exists():
+        raise _unusable(file, "only its log is left, the database itself is gone")
+    part = file.with_name(f".{file.name}.part")  # the lock of the single instance keeps it ours
+    for rest in (part, part.with_name(f"{part.name}-journal")):
+        rest.unlink(missing_ok=True)
+    try:
+        database = sqlite3.connect(part, isolation_level=None)
+        try:
+            database.execute("BEGIN")
+            for step in range(VERSION):
+                _apply(database, step)
+            database.execute("COMMIT")
+        finally:
+            database.close()
+        os.chmod(part, 0o600)
+        os.replace(part, file)
+    except sqlite3.OperationalError as error:
+        if _is_full(error):
+            raise DiskFull(f"There is no space for the job database {file}: free some.", path=str(file)) from error
+        raise ForbiddenPath(
+            f"The job database {file} cannot be created ({error}): change the rights of its folder, or set VATT_HOME.",
+            path=str(file),
+        ) from error
+    finally:
+        for rest in (part, part.with_name(f"{part.name}-journal")):
+            rest.unlink(missing_ok=True)
+
+
+def _back_up(database: sqlite3.Connection, copy: Path) -> None:
+    """Keep the database as it was before a migration, beside it."""
+    part = copy.with_name(f".{copy.name}.part")
+    part.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(part)) as target:
+        database.backup(target)
+    os.chmod(part, 0o600)
+    os.replace(part, copy)
+
+
+def _unusable(file: Path, reason: str) -> VattError:
+    return VattError(
+        f"The job database {file} cannot be used ({reason}). Restore it from a backup, or move it away (with its -wal "
+        "and -shm files) to begin with an empty one.",
+        path=str(file),
+    )
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
 class Store:
     """The jobs on disk. Not thread-safe: it belongs to the daemon's loop."""
 
     def __init__(self, file: Path, *, instance: str) -> None:
-        """Open or create. Raises VattError when the file is damaged, or was written by a newer version."""
+        """Open, or create where there is none.
+
+        Raises VattError when the file is damaged, is no database of ours, or was written by a newer version; it is
+        left as it is then. Raises DiskFull, ForbiddenPath when it cannot be created.
+        """
         self.file = file
         self.instance = instance
         self._depth = 0
+        if not file.exists():
+            _create(file)
+        elif file.stat().st_size == 0:
+            raise _unusable(file, "it is empty")  # a new one appears complete or not at all
         try:
             self._db = sqlite3.connect(file, isolation_level=None, timeout=5.0)
+        except sqlite3.DatabaseError as error:
+            raise _unusable(file, str(error)) from error
+        try:
+            version = self._version()  # before anything is changed in a file that may be somebody else's
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
-            self._migrate()
-        except sqlite3.DatabaseError as error:
-            raise VattError(
-                f"The job database {file} cannot be opened ({error}). Restore it from a backup, or move it away to "
-                "begin with an empty one.",
-                path=str(file),
-            ) from error
+            self._migrate(version)
+            if file.stat().st_size <= CHECKED_AT_START:
+                found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if found != "ok":
+                    raise _unusable(file, str(found))
+        except BaseException as error:
+            self._db.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise _unusable(file, str(error)) from error
+            raise
 
-    def _migrate(self) -> None:
+    def _version(self) -> int:
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if version > VERSION:
             raise VattError(
@@ -155,11 +252,15 @@ class Store:
                 path=str(self.file),
             )
         if version < 1:
+            raise _unusable(self.file, "it belongs to another program")
+        return version
+
+    def _migrate(self, version: int) -> None:
+        if version < VERSION:
+            _back_up(self._db, self.file.with_name(f"{self.file.name}.version-{version}"))
+        for step in range(version, VERSION):
             with self.transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    if statement.strip():
-                        self._db.execute(statement)
-                self._db.execute("PRAGMA user_version = 1")
+                _apply(self._db, step)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -180,7 +281,7 @@ class Store:
             finally:
                 self._depth -= 1
         except sqlite3.OperationalError as error:
-            if "full" in str(error):
+            if _is_full(error):
                 raise DiskFull(
                     f"There is no space left for the job database {self.file}: free some.", path=str(self.file)
                 ) from error
@@ -286,9 +387,14 @@ class Store:
         return found
 
     def recover(self) -> list[StoredJob]:
-        """What an earlier daemon left: running jobs go back to the queue. Returns all queued jobs, oldest first."""
+        """What an earlier daemon left: running jobs go back to the queue. Returns all queued jobs, oldest first.
+
+        Batches and their items are left to `Batches`, which hands them out bit by bit.
+        """
         with self.transaction():
-            left = self._db.execute("SELECT id, recoveries FROM jobs WHERE state = ?", (RUNNING,)).fetchall()
+            left = self._db.execute(
+                "SELECT id, recoveries FROM jobs WHERE state = ? AND kind != 'batch'", (RUNNING,)
+            ).fetchall()
             for job, recoveries in left:
                 if recoveries >= LARGEST_RECOVERIES:
                     self.finish(
@@ -305,7 +411,10 @@ class Store:
                     continue
                 self._db.execute("UPDATE jobs SET recoveries = recoveries + 1 WHERE id = ?", (job,))
                 self.requeue(job, note="the daemon was gone while it ran", uncount=True)
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY sequence", (QUEUED,)).fetchall()
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM jobs WHERE state = ? AND kind != 'batch' AND batch IS NULL ORDER BY sequence",
+            (QUEUED,),
+        ).fetchall()
         return [_row(row) for row in rows]
 
     def page(
@@ -314,10 +423,12 @@ class Store:
         states: Sequence[str] = (),
         limit: int = 100,
         before: int | None = None,
+        batch: str | None = None,
     ) -> tuple[list[StoredJob], int | None]:
-        """Jobs, newest first, and the cursor of the next page (None: that was the last)."""
-        conditions: list[str] = ["1"]
-        values: list[Any] = []
+        """Jobs, newest first, and the cursor of the next page (None: that was the last). Items of a batch are listed
+        only when the batch is named, and then nothing else."""
+        conditions: list[str] = ["batch IS ?"]
+        values: list[Any] = [batch]
         if states:
             conditions.append(f"state IN ({', '.join('?' * len(states))})")
             values.extend(states)
@@ -338,6 +449,33 @@ class Store:
     def counts(self) -> dict[str, int]:
         found = dict(self._db.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
         return {state: found.get(state, 0) for state in (QUEUED, RUNNING, DONE, FAILED, CANCELLED)}
+
+    def prune(self, *, older_than: float, jobs: int, size: int, at_most: int = 1000) -> list[str]:
+        """Forget jobs that have ended, oldest end first, until what is kept fits: ended at most `older_than` seconds
+        ago, at most `jobs` of them, `size` bytes of requests and results in all. At most `at_most` in one go, so that
+        nobody waits for it. Returns the ids; the files of takes belong to the user and stay.
+        """
+        count, weight = self._db.execute(
+            "SELECT COUNT(*), COALESCE(SUM(LENGTH(request) + COALESCE(LENGTH(result), 0)), 0) FROM jobs "
+            "WHERE finished IS NOT NULL"
+        ).fetchone()
+        oldest = self._db.execute(
+            "SELECT id, finished, LENGTH(request) + COALESCE(LENGTH(result), 0) FROM jobs WHERE finished IS NOT NULL "
+            "ORDER BY finished, sequence LIMIT ?",
+            (at_most,),
+        ).fetchall()
+        limit = time.time() - older_than
+        gone: list[str] = []
+        for job, finished, own in oldest:
+            if finished >= limit and count <= jobs and weight <= size:
+                break
+            gone.append(job)
+            count -= 1
+            weight -= own
+        if gone:
+            with self.transaction():
+                self._db.executemany("DELETE FROM jobs WHERE id = ?", [(job,) for job in gone])
+        return gone
 
     def _note(self, job: str, state: str, attempt: int, note: str, at: float) -> None:
         self._db.execute(
