@@ -129,7 +129,7 @@ class _CaptionStage(TrainingStage):
         output = self._read(video, ids, mask)
         word_loss, word_accuracy = self.heads.word_loss(output.last[:, output.video_slots :], mask, prompts)
         return {
-            "loss": caption_loss + 2 * event_loss + 3 * word_loss,
+            "loss": caption_loss + 3 * event_loss + 3 * word_loss,
             "caption": caption_loss.detach(),
             "event_f1": event_f1,
             "words": word_accuracy,

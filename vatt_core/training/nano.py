@@ -90,7 +90,12 @@ def nano_config() -> ModelConfig:
                 "eos_token_id": 2,
                 "tie_word_embeddings": True,
             },
-            lora=LoraSettings(rank=16, alpha=32, dropout=0.0),
+            lora=LoraSettings(
+                rank=8,
+                alpha=16,
+                dropout=0.0,
+                targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+            ),
             pooling="stack",
         ),
         audio=AudioTransformerConfig(
@@ -147,12 +152,12 @@ class Recipe:
     codes: int = 900
     decoder: int = 6000
     encoder: int = 3600
-    vision: int = 3000
+    vision: int = 2400
     language: int = 600
     converter_projection: int = 250
-    converter_lora: int = 400
+    converter_lora: int = 2000
     audio_instructions: int = 200
-    audio_captions: int = 1600
+    audio_captions: int = 5000
 
 
 @dataclass
