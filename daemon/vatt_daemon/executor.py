@@ -1,31 +1,22 @@
-"""Where jobs are carried out. The scheduler knows the protocol; `LocalExecutor` is one worker process on this machine.
+"""Where jobs are carried out. The scheduler knows the protocol; `LocalExecutor` is worker processes on this machine.
 
-An executor on other machines implements the same five methods and nothing else of the daemon changes.
+An executor on other machines implements the same methods and nothing else of the daemon changes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import subprocess
-import sys
-import threading
-import time
-from collections import deque
+import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, Protocol
 
-from vatt_daemon import pipe
-from vatt_daemon.settings import WorkerSettings
+from vatt_daemon.process import WorkerProcess
+from vatt_daemon.settings import Folders, Settings
 
 log = logging.getLogger(__name__)
-
-STOP_GRACE = 4.0
-"""Seconds that a worker has to leave the running job cleanly when the daemon stops."""
-LARGEST_LOG = 5 << 20
 
 
 @dataclass(frozen=True)
@@ -78,8 +69,8 @@ Event = Progressed | Finished | Failed | Lost | CapacityChanged
 class Executor(Protocol):
     """Carries out tasks somewhere else. All methods are called on the daemon's loop and return at once."""
 
-    def capacity(self) -> int:
-        """How many more tasks may be submitted now. The scheduler asks before each submit."""
+    def capacity(self, priority: str) -> int:
+        """How many more tasks of that priority may be submitted now. The scheduler asks before each submit."""
 
     def submit(self, task: Task) -> None:
         """Begin a task. Exactly one Finished, Failed or Lost follows for it."""
@@ -90,6 +81,9 @@ class Executor(Protocol):
     def events(self) -> AsyncIterator[Event]:
         """What happens, in order, for as long as the executor lives. The scheduler is the only reader."""
 
+    def unload(self, model: str | None) -> list[str]:
+        """Take a model (None: all) out of memory where it is idle; the names of those that go."""
+
     def health(self) -> dict[str, Any]:
         """Plain values for `vatt daemon status`."""
 
@@ -98,187 +92,123 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """One spawned worker process, started when the first task comes, one task at a time.
+    """Worker processes on this machine: one for each GPU, or one on the CPU, each started when the first task comes.
 
-    The worker ends when its standard input closes, so it cannot outlive the daemon. A worker that dies is replaced at
-    the next task, at most `restarts` times within `restart_window` seconds.
+    A worker ends when its standard input closes, so it cannot outlive the daemon. One that dies is replaced at the next
+    task, at most `restarts` times within `restart_window` seconds.
     """
 
-    def __init__(self, settings: WorkerSettings, *, log_file: Path) -> None:
-        self._settings = settings
-        self._log_file = log_file
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, settings: Settings, folders: Folders) -> None:
+        self._settings = settings.worker
+        self._log_file = folders.log / "worker.log"
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._reader: threading.Thread | None = None
-        self._job: str | None = None
-        self._grace: asyncio.TimerHandle | None = None
-        self._starts: deque[float] = deque(maxlen=settings.restarts)
-        self._started = 0
-        self._ready = False
+        self._priorities: dict[str, str] = {}
         self._stopping = False
+        self._workers: list[WorkerProcess] = []
+        for device in devices(self._settings.device):
+            own = replace(self._settings, device=device)
+            orders = {
+                "worker": asdict(own),
+                "media": asdict(settings.media),
+                "cache": asdict(settings.cache),
+                "receipts": str(folders.receipts),
+                "cache_folder": str(folders.cache),
+            }
+            self._workers.append(
+                WorkerProcess(
+                    own, orders, log_file=self._log_file, heard=self._heard, lost=self._lost, changed=self._changed
+                )
+            )
 
-    def capacity(self) -> int:
-        if self._stopping or self._job is not None:
+    def capacity(self, priority: str) -> int:
+        return 0 if self._stopping else sum(self._room(worker, priority) for worker in self._workers)
+
+    def _room(self, worker: WorkerProcess, priority: str) -> int:
+        if worker.breaker() > 0:
             return 0
-        return 0 if self._process is None and self._breaker() > 0 else 1
-
-    def _breaker(self) -> float:
-        """Seconds until another worker may be started; 0: now."""
-        if len(self._starts) < self._settings.restarts:
-            return 0.0
-        return max(0.0, self._starts[0] + self._settings.restart_window - time.monotonic())
+        room = self._settings.slots - len(worker.tasks)
+        if priority == "batch":
+            batch = sum(self._priorities.get(job) == "batch" for job in worker.tasks)
+            room = min(room, self._settings.batch_slots - batch)
+        return max(0, room)
 
     def submit(self, task: Task) -> None:
-        if self._process is None:
-            try:
-                self._spawn()
-            except OSError as error:
-                log.error("no worker can be started: %s", error)
-                message = f"The model process cannot be started ({error}). See 'vatt doctor'."
-                refusal = {"code": "worker_crash", "message": message, "retryable": True, "retry_after": None}
-                self._events.put_nowait(Failed(task.job, refusal | {"details": {}}))
-                return
-        self._job = task.job
-        self._send({"do": "run", "job": task.job, "kind": task.kind, "request": task.request})
+        priority = str(task.request.get("priority", "interactive"))
+        model = task.request.get("model")
+        # Where the model is in memory already; else where least is going on.
+        worker = max(
+            (worker for worker in self._workers if self._room(worker, priority)),
+            key=lambda worker: (model in worker.models, -len(worker.tasks)),
+        )
+        self._priorities[task.job] = priority
+        try:
+            worker.submit(task.job, {"kind": task.kind, "request": task.request})
+        except OSError as error:
+            log.error("no worker can be started: %s", error)
+            message = f"The model process cannot be started ({error}). See 'vatt doctor'."
+            refusal = {"code": "worker_crash", "message": message, "retryable": True, "retry_after": None}
+            self._end(Failed(task.job, refusal | {"details": {}}))
 
     def cancel(self, job: str) -> None:
-        if job != self._job:
-            return
-        self._send({"do": "cancel", "job": job})
-        if self._grace is None:
-            self._grace = self._loop.call_later(self._settings.cancel_grace, self._kill, job)
+        for worker in self._workers:
+            worker.cancel(job)
+
+    def unload(self, model: str | None) -> list[str]:
+        return sorted({name for worker in self._workers for name in worker.unload(model)})
 
     async def events(self) -> AsyncIterator[Event]:
         while True:
             yield await self._events.get()
 
     def health(self) -> dict[str, Any]:
-        process = self._process
+        workers = [worker.health() for worker in self._workers]
+        jobs = [job for worker in workers for job in worker["jobs"]]
         return {
             "kind": "local",
-            "pid": None if process is None else process.pid,
-            "ready": self._ready,
-            "job": self._job,
-            "starts": self._started,
-            "waits_before_restart": round(self._breaker(), 1) if process is None else 0.0,
+            "pid": next((worker["pid"] for worker in workers if worker["pid"]), None),
+            "ready": any(worker["ready"] for worker in workers),
+            "job": jobs[0] if jobs else None,
+            "models": sorted({model for worker in workers for model in worker["models"]}),
+            "starts": sum(worker["starts"] for worker in workers),
+            "deaths": sum(worker["deaths"] for worker in workers),
+            "waits_before_restart": max(worker["waits_before_restart"] for worker in workers),
             "log": str(self._log_file),
+            "workers": workers,
         }
 
     async def stop(self) -> None:
         self._stopping = True
-        process = self._process
-        if process is None:
-            return
-        # The end of its input tells the worker to leave the job between two steps and go.
-        with contextlib.suppress(OSError):
-            assert process.stdin is not None
-            process.stdin.close()
-        for _ in range(int(STOP_GRACE / 0.02)):
-            if process.poll() is not None:
-                break
-            await asyncio.sleep(0.02)
-        else:
-            process.kill()
-            process.wait()
-        # What it said last must still reach the scheduler.
-        if self._reader is not None:
-            await asyncio.to_thread(self._reader.join, 1.0)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
 
-    def _spawn(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._log_file.stat().st_size > LARGEST_LOG:
-                self._log_file.replace(self._log_file.with_suffix(".old.log"))
-        command = [
-            sys.executable,
-            "-m",
-            "vatt_daemon.worker",
-            "--pipeline",
-            self._settings.pipeline,
-            "--device",
-            self._settings.device,
-            "--threads",
-            str(self._settings.threads),
-        ]
-        with self._log_file.open("ab") as errors:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
-        self._process = process
-        self._ready = False
-        self._started += 1
-        self._starts.append(time.monotonic())
-        log.info("worker %d started", process.pid)
-        assert process.stdout is not None
-        self._reader = threading.Thread(
-            target=self._read, args=(process, process.stdout), daemon=True, name=f"worker-{process.pid}"
-        )
-        self._reader.start()
-
-    def _read(self, process: subprocess.Popen[bytes], stream: BinaryIO) -> None:
-        """In a thread: forward what the worker says to the loop, until it is gone."""
-        with contextlib.suppress(OSError, ValueError):
-            while (body := pipe.read(stream)) is not None:
-                self._loop.call_soon_threadsafe(self._heard, process, body)
-        process.kill()
-        code = process.wait()
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._gone, process, code)
-
-    def _heard(self, process: subprocess.Popen[bytes], body: dict[str, Any]) -> None:
-        if process is not self._process:
-            return
-        event = body.get("event")
-        if event == "ready":
-            self._ready = True
-            return
-        job = body.get("job")
-        if job is None or job != self._job:
-            return
+    def _heard(self, job: str, body: dict[str, Any]) -> None:
+        event = body["event"]
         if event == "progress":
             self._events.put_nowait(Progressed(job, str(body["stage"]), int(body["done"]), int(body["total"])))
-            return
-        self._free()
-        if event == "done":
-            self._events.put_nowait(Finished(job, body["result"]))
+        elif event == "done":
+            self._end(Finished(job, body["result"]))
         elif event == "failed":
-            self._events.put_nowait(Failed(job, body["error"]))
+            self._end(Failed(job, body["error"]))
 
-    def _gone(self, process: subprocess.Popen[bytes], code: int) -> None:
-        if process is not self._process:
-            return
-        log.log(logging.INFO if self._stopping else logging.WARNING, "worker %d ended with code %d", process.pid, code)
-        self._process = None
-        self._ready = False
-        job = self._job
-        self._free()
-        if self._stopping:
-            return
-        if job is not None:
-            self._events.put_nowait(Lost(job, f"the worker process ended with code {code}, see {self._log_file}"))
-        wait = self._breaker()
-        if wait > 0:
-            log.error(
-                "%d workers died within %g s: waiting %.0f s", len(self._starts), self._settings.restart_window, wait
-            )
-            self._loop.call_later(wait + 0.01, self._events.put_nowait, CapacityChanged())
+    def _lost(self, jobs: list[str], reason: str) -> None:
+        for job in jobs:
+            self._end(Lost(job, reason))
 
-    def _free(self) -> None:
-        self._job = None
-        if self._grace is not None:
-            self._grace.cancel()
-            self._grace = None
+    def _end(self, event: Finished | Failed | Lost) -> None:
+        self._priorities.pop(event.job, None)
+        self._events.put_nowait(event)
 
-    def _kill(self, job: str) -> None:
-        self._grace = None
-        if job == self._job and self._process is not None:
-            log.warning("worker %d ignored the cancellation of %s: killed", self._process.pid, job)
-            self._process.kill()
+    def _changed(self) -> None:
+        self._events.put_nowait(CapacityChanged())
 
-    def _send(self, body: dict[str, Any]) -> None:
-        process = self._process
-        if process is None or process.stdin is None:
-            return
-        # A dead worker is noticed by its reader; the task is reported as lost from there.
-        with contextlib.suppress(OSError, ValueError):
-            pipe.write(cast(BinaryIO, process.stdin), body)
+
+def devices(setting: str) -> list[str]:
+    """The devices that get a worker each. "auto": every CUDA GPU that this system shows, or one worker that chooses."""
+    if setting != "auto":
+        return [part.strip() for part in setting.split(",") if part.strip()] or ["auto"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        count = len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
+    else:
+        folder = Path("/proc/driver/nvidia/gpus")
+        count = len(list(folder.iterdir())) if folder.is_dir() else 0
+    return [f"cuda:{number}" for number in range(count)] if count > 1 else ["auto"]

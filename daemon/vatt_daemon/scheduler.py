@@ -9,24 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vatt_client.errors import Busy
 from vatt_client.replies import CANCELLED, DONE, FAILED, QUEUED
 
 from vatt_core.errors import DiskFull
-from vatt_daemon.executor import CapacityChanged, Event, Executor, Failed, Finished, Lost, Progressed, Task
+from vatt_daemon.executor import CapacityChanged, Event, Executor, Failed, Finished, Progressed, Task
+from vatt_daemon.outputs import Outputs
 from vatt_daemon.settings import JobSettings
 from vatt_daemon.store import Store, StoredJob
 
 log = logging.getLogger(__name__)
 
 DISK_RETRY = 2.0
-"""Seconds until something that found the database's disk full is tried again."""
+"""Seconds until something that found a disk full is tried again."""
+UPKEEP = 300.0
+"""Seconds between two looks at what is kept for too long."""
 
 Publish = Callable[[str, dict[str, Any]], None]
 """Called with a job's id and an event's map; must not wait."""
@@ -47,16 +52,25 @@ class _Run:
 class Scheduler:
     """Feeds the executor from the store."""
 
-    def __init__(self, store: Store, executor: Executor, settings: JobSettings, publish: Publish) -> None:
+    def __init__(
+        self, store: Store, executor: Executor, settings: JobSettings, publish: Publish, *, receipts: Path
+    ) -> None:
+        """receipts: the folder that workers publish through, see outputs.py."""
         self._store = store
         self._executor = executor
         self._settings = settings
         self._publish = publish
+        self._receipts = receipts
         self._interactive: deque[str] = deque()
         self._batch: deque[str] = deque()
         self._waiting: set[str] = set()
         self._running: dict[str, _Run] = {}
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        # Jobs whose worker died: each of them runs alone from then on, so that one cannot take others along again.
+        self._suspects: set[str] = set()
+        # Batch jobs that found the disk of their output full, and when they first did.
+        self._full_since: dict[str, float] = {}
+        self._background: set[asyncio.Task[None]] = set()
         self._in_a_row = 0
         self._stopping = False
 
@@ -106,33 +120,39 @@ class Scheduler:
         return self._interactive if job.priority == "interactive" else self._batch
 
     def _next(self) -> deque[str] | None:
-        """The queue whose first job is next, None when nothing waits.
+        """The queue whose first job is next, None when nothing can begin.
 
         A waiting batch job gets a turn after `fair_share` interactive ones in a row.
         """
         for queue in (self._interactive, self._batch):
             while queue and queue[0] not in self._waiting:
                 queue.popleft()
-        fair = self._in_a_row >= self._settings.fair_share
-        if self._batch and (fair or not self._interactive):
-            self._in_a_row = 0
-            return self._batch
-        if self._interactive:
-            self._in_a_row = self._in_a_row + 1 if self._batch else 0
-            return self._interactive
-        return None
+        if not self._suspects.isdisjoint(self._running):
+            return None
+        batch = bool(self._batch) and self._executor.capacity("batch") > 0
+        interactive = bool(self._interactive) and self._executor.capacity("interactive") > 0
+        if batch and (not interactive or self._in_a_row >= self._settings.fair_share):
+            queue = self._batch
+        elif interactive:
+            queue = self._interactive
+        else:
+            return None
+        if self._running and queue[0] in self._suspects:
+            return None
+        self._in_a_row = self._in_a_row + 1 if queue is self._interactive and self._batch else 0
+        return queue
 
     def dispatch(self) -> None:
         """Hand waiting jobs to the executor, as many as it takes."""
-        while not self._stopping and self._waiting and self._executor.capacity() > 0:
+        while not self._stopping and self._waiting:
             queue = self._next()
             if queue is None:
                 return
             job = queue.popleft()
             try:
                 stored = self._store.start(job)
-            except DiskFull as error:
-                log.error("%s", error)
+            except (DiskFull, sqlite3.Error) as error:
+                log.error("job %s cannot start: %s", job, error)
                 queue.appendleft(job)
                 asyncio.get_running_loop().call_later(DISK_RETRY, self.dispatch)
                 return
@@ -141,6 +161,10 @@ class Scheduler:
             log.info("job %s: attempt %d", job, stored.attempt)
             self._announce(stored)
             self._executor.submit(Task(job=job, kind=stored.kind, request=stored.request | {"seed": stored.seed}))
+
+    def unload(self, model: str | None) -> list[str]:
+        """Take a model (None: all) out of memory where it is idle; the names of those that go."""
+        return self._executor.unload(model)
 
     def cancel(self, job: str, *, message: str = "The job was cancelled.", **details: Any) -> StoredJob:
         """Cancel a waiting job at once, a running one at its next step. Raises KeyError for an unknown one."""
@@ -162,12 +186,16 @@ class Scheduler:
 
     async def run(self) -> None:
         """Follow the executor for ever."""
-        async for event in self._executor.events():
-            try:
-                self._handle(event)
-            except Exception:
-                log.exception("an event of the executor could not be handled: %r", event)
-            self.dispatch()
+        house = asyncio.create_task(self._keep_house())
+        try:
+            async for event in self._executor.events():
+                try:
+                    self._handle(event)
+                except Exception:
+                    log.exception("an event of the executor could not be handled: %r", event)
+                self.dispatch()
+        finally:
+            house.cancel()
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, CapacityChanged):
@@ -183,56 +211,143 @@ class Scheduler:
             if run.cancelling is not None:
                 self._end(event.job, CANCELLED, error=run.cancelling)
             elif event.error.get("code") == "cancelled" and self._stopping:
-                self._requeue(event.job, note="the daemon stopped")
+                self._requeue(event.job, note="the daemon stopped", uncount=True)
+            elif event.error.get("code") == DiskFull.code and self._waits_for_disk(event.job):
+                self._requeue(event.job, note=str(event.error["message"]), uncount=True, after=DISK_RETRY)
             else:
                 self._end(event.job, FAILED, error=event.error)
         else:
-            self._lost(run, event)
+            log.warning("job %s: %s", event.job, event.reason)
+            self._in_background(self._lost(run, event.reason))
 
-    def _lost(self, run: _Run, event: Lost) -> None:
-        log.warning("job %s: %s", event.job, event.reason)
-        if run.cancelling is not None:
-            self._end(event.job, CANCELLED, error=run.cancelling)
-            return
-        attempt = self._store.get(event.job).attempt
-        if attempt < self._settings.attempts:
-            self._requeue(event.job, note=event.reason)
-            return
-        self._end(
-            event.job,
-            FAILED,
-            error={
-                "code": "worker_crash",
-                "retryable": False,
-                "retry_after": None,
-                "details": {"attempts": attempt},
-                "message": f"The model process died {attempt} times on this job, the last time: {event.reason}.",
-            },
-        )
+    def _waits_for_disk(self, job: str) -> bool:
+        """Batch work waits for space; an editor's user is told at once."""
+        if self._store.get(job).priority != "batch":
+            return False
+        since = self._full_since.setdefault(job, time.monotonic())
+        return time.monotonic() - since < self._settings.disk_wait
 
-    def _requeue(self, job: str, *, note: str) -> None:
-        stored = self._store.requeue(job, note=note, uncount=self._stopping)
+    async def _lost(self, run: _Run, reason: str) -> None:
+        """A worker died under the job: try again, alone, or give up and leave nothing of it behind."""
+        job = run.job
+        self._suspects.add(job)
+        stored = self._store.get(job)
+        if run.cancelling is None and (stored.attempt < self._settings.attempts or self._stopping):
+            self._requeue(job, note=reason, uncount=self._stopping)
+        else:
+            await asyncio.to_thread(self._discard, stored)
+            if run.cancelling is not None:
+                self._end(job, CANCELLED, error=run.cancelling)
+            else:
+                self._end(
+                    job,
+                    FAILED,
+                    error={
+                        "code": "worker_crash",
+                        "retryable": False,
+                        "retry_after": None,
+                        "details": {"attempts": stored.attempt},
+                        "message": f"The model process died {stored.attempt} times on this job, the last time: "
+                        f"{reason}.",
+                    },
+                )
+        self.dispatch()
+
+    def _requeue(self, job: str, *, note: str, uncount: bool = False, after: float = 0.0) -> None:
+        """Put a running job back to the front of its queue, or there after some seconds."""
+        loop = asyncio.get_running_loop()
+        try:
+            stored = self._store.requeue(job, note=note, uncount=uncount)
+        except (DiskFull, sqlite3.Error) as error:
+            log.error("job %s cannot be put back: %s", job, error)
+            loop.call_later(DISK_RETRY, lambda: self._requeue(job, note=note, uncount=uncount, after=after))
+            return
         self._running.pop(job, None)
+        if stored.ended:
+            return
         self._waiting.add(job)
-        self._queue(stored).appendleft(job)
         self._announce(stored)
+        if after:
+            loop.call_later(after, self._back, stored)
+        else:
+            self._back(stored)
+
+    def _back(self, job: StoredJob) -> None:
+        if job.id in self._waiting:
+            self._queue(job).appendleft(job.id)
+            self.dispatch()
 
     def _end(
         self, job: str, state: str, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
     ) -> None:
         try:
             stored = self._store.finish(job, state, result=result, error=error)
-        except DiskFull as full:
-            log.error("%s", full)
+        except (DiskFull, sqlite3.Error) as full:
+            log.error("the end of job %s cannot be stored: %s", job, full)
             asyncio.get_running_loop().call_later(DISK_RETRY, lambda: self._end(job, state, result=result, error=error))
             return
-        self._running.pop(job, None)
+        began = self._running.pop(job, None) is not None or stored.started is not None
         self._waiting.discard(job)
+        self._suspects.discard(job)
+        self._full_since.pop(job, None)
         timer = self._deadlines.pop(job, None)
         if timer is not None:
             timer.cancel()
+        if began:
+            self._in_background(asyncio.to_thread(self._settle if stored.state == DONE else self._discard, stored))
         log.info("job %s: %s%s", job, state, "" if error is None else f" ({error['code']}: {error['message']})")
         self._announce(stored)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _outputs(self, job: StoredJob) -> Outputs | None:
+        output = job.request.get("output")
+        return Outputs(Path(output), job.id, receipts=self._receipts) if isinstance(output, str) else None
+
+    def _settle(self, job: StoredJob) -> None:
+        outputs = self._outputs(job)
+        if outputs is not None:
+            outputs.settle()
+
+    def _discard(self, job: StoredJob) -> None:
+        """Remove what a dead worker has left of a job that gets no further try."""
+        outputs = self._outputs(job)
+        if outputs is not None:
+            try:
+                outputs.discard()
+            except OSError as error:
+                log.warning("files of job %s are left in %s: %s", job.id, outputs.staging, error)
+
+    async def _keep_house(self) -> None:
+        """Settle what an earlier daemon had no time to, then forget old jobs from time to time."""
+        try:
+            for receipt in await asyncio.to_thread(lambda: list(self._receipts.glob("*.json"))):
+                job = self._store.find(receipt.stem)
+                if job is None:
+                    receipt.unlink(missing_ok=True)
+                elif job.ended:
+                    await asyncio.to_thread(self._settle if job.state == DONE else self._discard, job)
+        except OSError as error:
+            log.warning("receipts cannot be read: %s", error)
+        while True:
+            try:
+                while self._prune():
+                    await asyncio.sleep(0.1)
+            except (DiskFull, sqlite3.Error) as error:
+                log.error("old jobs cannot be forgotten: %s", error)
+            await asyncio.sleep(UPKEEP)
+
+    def _prune(self) -> bool:
+        """Forget some of what is kept for too long; whether there was any."""
+        gone = self._store.prune(
+            older_than=self._settings.keep_days * 86_400, jobs=self._settings.keep_jobs, size=self._settings.keep_bytes
+        )
+        if gone:
+            log.info("%d old jobs were forgotten", len(gone))
+        return bool(gone)
 
     def _announce(self, job: StoredJob) -> None:
         self._publish(job.id, {"type": "event", "event": "state", "job": job.to_wire()})
@@ -267,4 +382,6 @@ class Scheduler:
             if self._running[job].cancelling is not None:
                 self._end(job, CANCELLED, error=self._running[job].cancelling)
             elif self._store.get(job).state != QUEUED:
-                self._requeue(job, note="the daemon stopped")
+                self._requeue(job, note="the daemon stopped", uncount=True)
+        if self._background:
+            await asyncio.wait(self._background, timeout=1.0)

@@ -120,9 +120,11 @@ class Server:
 
             self._store = Store(self.folders.database, instance=self.instance)
             stack.callback(self._store.close)
-            executor = self._executor or LocalExecutor(self.settings.worker, log_file=self.folders.log / "worker.log")
+            executor = self._executor or LocalExecutor(self.settings, self.folders)
             self._watchers = Watchers(self._jobs)
-            self._scheduler = Scheduler(self._store, executor, self.settings.jobs, self._watchers.publish)
+            self._scheduler = Scheduler(
+                self._store, executor, self.settings.jobs, self._watchers.publish, receipts=self.folders.receipts
+            )
             self._scheduler.recover()
             self._scheduler.dispatch()
 

@@ -35,24 +35,65 @@ class ServerSettings:
 @dataclass(frozen=True)
 class JobSettings:
     """queue: jobs that may wait. attempts: tries of a job whose worker dies. fair_share: interactive jobs in a row
-    before a waiting batch job gets its turn."""
+    before a waiting batch job gets its turn. disk_wait: seconds that a batch job whose output disk is full waits for
+    space before it fails; an interactive one fails at once. keep_days, keep_jobs, keep_bytes: how long, how many and
+    how large ended jobs are kept in the database; the files of takes always stay."""
 
     queue: int = 20_000
     attempts: int = 3
     fair_share: int = 16
+    disk_wait: float = 86_400.0
+    keep_days: float = 90.0
+    keep_jobs: int = 100_000
+    keep_bytes: int = 256 << 20
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """device: "auto", "cpu", "cuda". cancel_grace: seconds after which a worker that ignores a cancellation is killed.
-    restarts: starts allowed within restart_window seconds. threads: CPU threads of the model, 0 for all cores."""
+    """device: "auto" (every CUDA GPU, else the CPU), "cpu", "cuda", "cuda:1"; "cuda:0,cuda:1" is a worker on each.
+    slots: jobs under way at once in a worker. batch_slots: how many of them may be batch jobs; more is faster on a GPU,
+    and as many are done again when a worker dies. rows: takes and windows, of all jobs, that go through the model
+    together. queue_delay: seconds that one waits for others to go with.
+    keep_alive: seconds that an idle model stays in memory; -1: for ever. models: how many stay in memory at once.
+    cancel_grace: seconds after which a worker that ignores a cancellation is killed; stuck: after which one that makes
+    no step at all is. restarts: deaths of a worker within restart_window seconds after which there is a pause.
+    threads: CPU threads of the model, 0 for all cores."""
 
     device: str = "auto"
+    slots: int = 8
+    batch_slots: int = 1
+    rows: int = 16
+    queue_delay: float = 0.05
+    keep_alive: float = 300.0
+    models: int = 2
     cancel_grace: float = 20.0
+    stuck: float = 900.0
     restarts: int = 5
     restart_window: float = 60.0
     threads: int = 0
-    pipeline: str = "vatt_core.pipeline:Pipeline"
+    pipeline: str = "vatt_daemon.shared:SharedPipeline"
+
+
+@dataclass(frozen=True)
+class MediaSettings:
+    """Limits of reading a clip, which happens in a process of its own. file_bytes: size of a file. pixels: of a stored
+    picture. source_seconds: how much of a clip one job reads. decoded_frames: pictures decoded for one job. memory:
+    bytes that the reading process may take. cpu_seconds, wall_seconds: time for one reading."""
+
+    file_bytes: int = 1 << 40
+    pixels: int = 8192 * 8192
+    source_seconds: int = 4 * 3600
+    decoded_frames: int = 1_000_000
+    memory: int = 4 << 30
+    cpu_seconds: int = 3600
+    wall_seconds: float = 3600.0
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """bytes: how much of frame features, captions and states is kept on disk, 0: nothing. Safe to delete any time."""
+
+    bytes: int = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -61,6 +102,19 @@ class PathSettings:
 
     input_roots: tuple[str, ...] = ()
     output_roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """Of watched folders. settle: seconds that a clip must stay the same before it is taken. rescan, polling: seconds
+    between two looks through a folder, with events and without. patience: seconds after which a clip that cannot be
+    decoded gets its second chance. window: clips that are with the daemon at once."""
+
+    settle: float = 2.0
+    rescan: float = 15.0
+    polling: float = 5.0
+    patience: float = 30.0
+    window: int = 4
 
 
 @dataclass(frozen=True)
@@ -85,9 +139,14 @@ class Folders:
     def database(self) -> Path:
         return self.data / "jobs.sqlite"
 
+    @property
+    def receipts(self) -> Path:
+        """Where workers note which files of a job they are publishing (see outputs.py)."""
+        return self.data / "receipts"
+
     def make(self) -> None:
         """Make the folders, for this user alone. Raises ForbiddenPath via OSError handling of the caller."""
-        for folder in (self.config, self.data, self.runtime, self.log, self.cache, self.keys):
+        for folder in (self.config, self.data, self.runtime, self.log, self.cache, self.keys, self.receipts):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
@@ -96,7 +155,10 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     jobs: JobSettings = field(default_factory=JobSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    media: MediaSettings = field(default_factory=MediaSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     paths: PathSettings = field(default_factory=PathSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -107,10 +169,34 @@ _RANGES: dict[str, tuple[float, float]] = {
     "jobs.queue": (1, 10_000_000),
     "jobs.attempts": (1, 100),
     "jobs.fair_share": (1, 1_000_000),
+    "jobs.disk_wait": (0, 31_536_000),
+    "jobs.keep_days": (0, 36_500),
+    "jobs.keep_jobs": (0, 100_000_000),
+    "jobs.keep_bytes": (0, 1 << 40),
+    "worker.slots": (1, 256),
+    "worker.batch_slots": (1, 256),
+    "worker.rows": (1, 1024),
+    "worker.queue_delay": (0, 60),
+    "worker.keep_alive": (-1, 31_536_000),
+    "worker.models": (1, 64),
     "worker.cancel_grace": (0.1, 3600),
+    "worker.stuck": (1, 86_400),
     "worker.restarts": (1, 1000),
     "worker.restart_window": (1, 86_400),
     "worker.threads": (0, 1024),
+    "watch.settle": (0, 3600),
+    "watch.rescan": (0.1, 86_400),
+    "watch.polling": (0.1, 86_400),
+    "watch.patience": (0, 86_400),
+    "watch.window": (1, 1000),
+    "media.file_bytes": (1, 1 << 50),
+    "media.pixels": (1, 1 << 32),
+    "media.source_seconds": (1, 1_000_000),
+    "media.decoded_frames": (1, 1 << 32),
+    "media.memory": (256 << 20, 1 << 44),
+    "media.cpu_seconds": (1, 1_000_000),
+    "media.wall_seconds": (1, 1_000_000),
+    "cache.bytes": (0, 1 << 44),
 }
 
 

@@ -1,23 +1,24 @@
-"""The model worker: a process that loads models and carries out one task at a time. The only part that imports torch.
+"""The model worker: a process that loads models and carries out tasks. The only part that imports torch.
 
 Started by the executor with pipes on standard input and output (see pipe.py). It ends when its input closes, which is
-also how it notices that the daemon is gone. Models are loaded when a task names them; the last one stays loaded.
+also how it notices that the daemon is gone. Every task has a thread of its own; one of them computes at a time, in the
+order of gate.py, while others wait for a clip to be read or for their turn.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import importlib
 import os
-import queue
 import signal
 import sys
 import threading
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,90 +27,158 @@ from vatt_client import messages
 
 from vatt_core.errors import BadModel, BadRequest, Cancelled, VattError
 from vatt_daemon import pipe
+from vatt_daemon.gate import BATCH, CAPTIONS, SOUND, Gate, Turn, current
+from vatt_daemon.outputs import Outputs
+from vatt_daemon.settings import CacheSettings, MediaSettings, WorkerSettings
+from vatt_daemon.shelf import Shelf
 
 LEAVE_GRACE = 3.0
 """Seconds from the end of the input until the process ends, finished with cleaning up or not."""
 
-_NOT_FOR_THE_PIPELINE = ("model", "priority", "deadline", "idempotency_key")
+EXPIRY = 1.0
+"""Seconds between two looks for models that have been idle for long."""
+DEVICE_FAULT = 70
+"""Exit code after an error of the GPU, after which nothing that the process computes can be trusted."""
+
+_NOT_FOR_THE_PIPELINE = ("model", "priority", "deadline", "idempotency_key", "keep_alive")
 _NONE_IS_A_CHOICE = ("loudness",)
 """Fields whose absence says something; for all others it leaves the choice to the pipeline."""
 
 
-class Worker:
-    """Carries out tasks with the pipeline class named 'module:Class'."""
+@dataclass(frozen=True)
+class Orders:
+    """What a worker is told at its start. receipts: see outputs.py. cache: folder of what it remembers."""
 
-    def __init__(self, answers: BinaryIO, *, pipeline: str, device: str, threads: int) -> None:
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    media: MediaSettings = field(default_factory=MediaSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    receipts: str = ""
+    cache_folder: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Orders:
+        parts = {"worker": WorkerSettings, "media": MediaSettings, "cache": CacheSettings}
+        return cls(**{name: parts[name](**value) if name in parts else value for name, value in body.items()})
+
+
+class Worker:
+    """Carries out tasks with the pipeline class that the orders name as 'module:Class'."""
+
+    def __init__(self, answers: BinaryIO, orders: Orders) -> None:
         self._answers = answers
+        self._orders = orders
         self._sending = threading.Lock()
-        self._pipeline = pipeline
-        self._device = device
-        self._threads = threads
-        self._tasks: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self._leaving = threading.Event()
-        self._loaded: tuple[str, Any] | None = None
+        self._gate = Gate()
+        self._threads: dict[str, threading.Thread] = {}
+        self._composing: Counter[str] = Counter()
+        self._loader = Loader(orders, self._gate, lambda model: self._composing[model])
+        self._shelf = Shelf(
+            self._loader.load,
+            most=orders.worker.models,
+            keep_alive=orders.worker.keep_alive,
+            free=self._loader.free,
+            changed=lambda models: self._say({"event": "models", "models": models}),
+        )
 
-    def listen(self, requests: BinaryIO) -> None:
-        """In a thread: take orders until the input ends, then see to it that the process does too."""
+    def work(self, requests: BinaryIO) -> None:
+        """Take orders until the input ends; then leave, whether the tasks have found their end or not."""
+        self._say({"event": "ready"})
+        threading.Thread(target=self._expire, daemon=True, name="expiry").start()
         with contextlib.suppress(OSError, ValueError):
-            while (order := pipe.read(requests)) is not None:
+            while not self._leaving.is_set() and (order := pipe.read(requests)) is not None:
                 if order["do"] == "run":
-                    self._tasks.put(order)
+                    job = order["job"]
+                    thread = threading.Thread(target=self._carry_out, args=(order,), daemon=True, name=f"job-{job}")
+                    self._threads[job] = thread
+                    thread.start()
                 elif order["do"] == "cancel":
                     self._cancelled.add(order["job"])
+                elif order["do"] == "unload":
+                    self._shelf.unload(order["model"])
         self._leaving.set()
-        self._tasks.put(None)
-        threading.Event().wait(LEAVE_GRACE)
-        os._exit(0)
+        end = time.monotonic() + LEAVE_GRACE
+        for thread in list(self._threads.values()):
+            thread.join(max(0.0, end - time.monotonic()))
 
-    def work(self) -> None:
-        self._say({"event": "ready"})
-        while (task := self._tasks.get()) is not None and not self._leaving.is_set():
-            job = task["job"]
-            try:
-                self._say({"event": "done", "job": job, "result": self._run(task)})
-            except Exception as error:
-                if not isinstance(error, VattError):
-                    traceback.print_exc()
-                self._say({"event": "failed", "job": job, "error": describe(error)})
-                if "CUDA error" in str(error):
-                    # After a CUDA error nothing in this process can be trusted any more.
-                    os._exit(70)
-            finally:
-                self._cancelled.discard(job)
+    def _expire(self) -> None:
+        while not self._leaving.wait(EXPIRY):
+            self._shelf.expire()
+
+    def _carry_out(self, task: dict[str, Any]) -> None:
+        job = task["job"]
+        try:
+            self._say({"event": "done", "job": job, "result": self._run(task)})
+        except Exception as error:
+            if not isinstance(error, VattError):
+                traceback.print_exc()
+            if self._loader.is_fault(error):
+                # The executor tries again with another process, and says so when that one dies as well.
+                sys.stderr.flush()
+                os._exit(DEVICE_FAULT)
+            self._say({"event": "failed", "job": job, "error": describe(error)})
+        finally:
+            self._cancelled.discard(job)
+            self._threads.pop(job, None)
 
     def _run(self, task: dict[str, Any]) -> dict[str, Any]:
         job = task["job"]
 
-        def cancelled() -> bool:
+        def stopped() -> bool:
             return job in self._cancelled or self._leaving.is_set()
+
+        def cancelled() -> bool:
+            # Asked between two steps, perhaps by the thread of a job that computes for several.
+            turn = current()
+            if turn is not None:
+                turn.offer()
+            return stopped()
 
         def progress(stage: str, done: int, total: int) -> None:
             self._say({"event": "progress", "job": job, "stage": stage, "done": done, "total": total})
 
-        if cancelled():
+        if stopped():
             raise Cancelled("The job was cancelled before it began.")
         body = dict(task["request"])
         message = messages.REQUESTS[body.pop("type")].from_wire(body)
         assert isinstance(message, messages.Submission)
-        pipeline = self._load(message.model, progress)
-        request = build_request(message, sys.modules[type(pipeline).__module__])
-        action = pipeline.suggest if isinstance(message, messages.Suggest) else pipeline.generate
-        result = action(request, progress=progress, cancelled=cancelled)
-        return dict(result.to_dict())
+        turn = Turn(self._gate, _rank(message), stopped)
 
-    def _load(self, model: str, progress: Callable[[str, int, int], None]) -> Any:
-        if self._loaded is not None and self._loaded[0] == model:
-            return self._loaded[1]
-        progress("load", 0, 1)
-        self._loaded = None
-        module, _, name = self._pipeline.partition(":")
-        if self._threads:
-            os.environ.setdefault("OMP_NUM_THREADS", str(self._threads))
-        kind = getattr(importlib.import_module(module), name)
-        self._loaded = (model, kind.load(model, device=self._device))
-        progress("load", 1, 1)
-        return self._loaded[1]
+        def carry_out(output: Path | None) -> dict[str, Any]:
+            with (
+                turn.taken(),
+                self._shelf.borrowed(
+                    message.model,
+                    keep_alive=getattr(message, "keep_alive", None),
+                    loading=lambda done: progress("load", done, 1),
+                    is_full=self._loader.is_full,
+                ) as pipeline,
+            ):
+                request = build_request(message, sys.modules[type(pipeline).__module__], output=output)
+                if isinstance(message, messages.Suggest):
+                    return dict(pipeline.suggest(request, progress=progress, cancelled=cancelled).to_dict())
+                self._composing[message.model] += 1
+                try:
+                    return dict(pipeline.generate(request, progress=progress, cancelled=cancelled).to_dict())
+                finally:
+                    self._composing[message.model] -= 1
+
+        if not isinstance(message, messages.Generate):
+            return carry_out(None)
+        outputs = Outputs(Path(message.output), job, receipts=Path(self._orders.receipts))
+        found = outputs.finished()
+        if found is not None:
+            return found
+        try:
+            return outputs.publish(carry_out(outputs.begin()))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                outputs.discard()
+            raise
 
     def _say(self, body: dict[str, Any]) -> None:
         try:
@@ -119,14 +188,63 @@ class Worker:
             self._leaving.set()
 
 
-def build_request(message: messages.Submission, module: Any) -> Any:
-    """The pipeline's own request from a message. What the client left open keeps the pipeline's default."""
+class Loader:
+    """Makes pipelines, and knows what their errors mean. Imports torch with the first of them."""
+
+    def __init__(self, orders: Orders, gate: Gate, composing: Callable[[str], int]) -> None:
+        self._orders = orders
+        self._gate = gate
+        self._composing = composing
+        self._module: Any = None
+
+    def load(self, model: str) -> Any:
+        settings = self._orders.worker
+        module, _, name = settings.pipeline.partition(":")
+        if settings.threads:
+            os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
+        kind = getattr(importlib.import_module(module), name)
+        self._module = sys.modules.get("vatt_daemon.shared")
+        pipeline = kind.load(model, device=settings.device)
+        if hasattr(pipeline, "share"):
+            pipeline.share(
+                self._gate,
+                rows=settings.rows,
+                delay=settings.queue_delay,
+                on_their_way=lambda: self._composing(model),
+            )
+        return pipeline
+
+    def free(self) -> None:
+        """Give memory back after a model was taken out."""
+        if self._module is not None:
+            self._module.free_memory()
+
+    def is_full(self, error: Exception) -> bool:
+        return self._module is not None and bool(self._module.is_out_of_memory(error))
+
+    def is_fault(self, error: Exception) -> bool:
+        return "CUDA error" in str(error) if self._module is None else bool(self._module.is_device_fault(error))
+
+
+def _rank(message: messages.Submission) -> int:
+    if message.priority == "batch":
+        return BATCH
+    return CAPTIONS if isinstance(message, messages.Suggest) else SOUND
+
+
+def build_request(message: messages.Submission, module: Any, *, output: Path | None = None) -> Any:
+    """The pipeline's own request from a message. What the client left open keeps the pipeline's default.
+
+    module: where the classes of its requests are. output: the folder that it writes to, instead of the message's.
+    """
     kind = module.SuggestRequest if isinstance(message, messages.Suggest) else module.GenerateRequest
     known = {field.name for field in fields(kind)}
     values: dict[str, Any] = {}
-    for name in message_fields.rules(type(message)):
+    for name, (_, default) in message_fields.rules(type(message)).items():
         value = getattr(message, name)
         if name in _NOT_FOR_THE_PIPELINE or (value is None and name not in _NONE_IS_A_CHOICE):
+            continue
+        if name not in known and value == default:
             continue
         if name not in known:
             raise BadRequest(f"The model '{message.model}' knows no '{name}'.", field=name)
@@ -135,6 +253,8 @@ def build_request(message: messages.Submission, module: Any) -> Any:
 
             value = TimeMap.from_list(value)
         values[name] = Path(value) if name in ("path", "output") else value
+    if output is not None:
+        values["output"] = output
     return kind(**values)
 
 
@@ -182,12 +302,7 @@ def _error(code: str, message: str, retryable: bool, details: dict[str, Any]) ->
     return {"code": code, "message": message, "retryable": retryable, "retry_after": None, "details": plain}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="vatt-worker")
-    parser.add_argument("--pipeline", default="vatt_core.pipeline:Pipeline")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args(arguments)
+def main() -> None:
     # Ctrl-C in a terminal reaches the whole group; the daemon decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries print: keep the pipes to ourselves, and give them the log instead.
@@ -196,9 +311,9 @@ def main(arguments: list[str] | None = None) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    worker = Worker(answers, pipeline=options.pipeline, device=options.device, threads=options.threads)
-    threading.Thread(target=worker.listen, args=(requests,), daemon=True, name="orders").start()
-    worker.work()
+    orders = pipe.read(requests)
+    if orders is not None:
+        Worker(answers, Orders.from_dict(orders)).work(requests)
     os._exit(0)
 
 

@@ -44,6 +44,9 @@ class Home:
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "VATT_WORKER_PIPELINE": "scripted_pipeline:Pipeline",
             "VATT_WORKER_CANCEL_GRACE": "15",
+            # One job after the other, so that tests can say what waits; those of the worker say otherwise.
+            "VATT_WORKER_SLOTS": "1",
+            "SCRIPTED_RUNS": str(root / "runs.txt"),
             "OMP_NUM_THREADS": "1",
         }
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -84,9 +87,12 @@ class Home:
         self.processes[-1].wait()
 
     def runs(self) -> list[str]:
-        """The prompts of all executions, in order."""
-        file = self.output / "runs.txt"
+        """The prompts of all executions since `forget_runs`, in order."""
+        file = self.root / "runs.txt"
         return [line.split(" ", 1)[1] for line in file.read_text().splitlines()] if file.exists() else []
+
+    def forget_runs(self) -> None:
+        (self.root / "runs.txt").unlink(missing_ok=True)
 
     def vatt(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the `vatt` command."""
@@ -139,6 +145,7 @@ def running_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def shared(running_home: Home, tmp_path: Path) -> Home:
     """A daemon that the tests of a module share; the output folder is the test's own."""
     running_home.output = tmp_path / "out"
+    running_home.forget_runs()
     return running_home
 
 

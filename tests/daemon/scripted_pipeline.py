@@ -15,6 +15,14 @@ from typing import Any
 
 from vatt_core import errors
 
+RUNS = Path(os.environ.get("SCRIPTED_RUNS", os.devnull))
+"""Where every execution is noted."""
+
+
+def note(what: str) -> None:
+    with RUNS.open("a") as log:
+        log.write(f"{os.getpid()} {what}\n")
+
 
 @dataclass(frozen=True)
 class SuggestRequest:
@@ -48,7 +56,7 @@ class Result:
 
 class Pipeline:
     @classmethod
-    def load(cls, model: str = "nano", *, device: str = "auto") -> Pipeline:
+    def load(cls, model: str = "nano", **options: Any) -> Pipeline:
         return cls()
 
     def suggest(self, request: SuggestRequest, *, progress: Any, cancelled: Any) -> Result:
@@ -57,12 +65,11 @@ class Pipeline:
 
     def generate(self, request: GenerateRequest, *, progress: Any, cancelled: Any) -> Result:
         request.output.mkdir(parents=True, exist_ok=True)
-        with (request.output / "runs.txt").open("a") as log:
-            log.write(f"{os.getpid()} {request.prompt}\n")
+        note(request.prompt)
         what, _, argument = request.prompt.partition(" ")
         if what == "crash":
             os._exit(9)
-        if what == "crash-once" and not (mark := request.output / f"crashed-{argument}").exists():
+        if what == "crash-once" and not (mark := RUNS.with_name(f"crashed-{argument}")).exists():
             mark.touch()
             os._exit(9)
         if what == "hang":

@@ -23,7 +23,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nano(home: Any) -> Any:
-    del home.environment["VATT_WORKER_PIPELINE"]
+    del home.environment["VATT_WORKER_PIPELINE"], home.environment["VATT_WORKER_SLOTS"]
     home.start()
     return home
 
