@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from vatt_client import fields as message_fields
 from vatt_client import messages
@@ -150,6 +150,7 @@ class Worker:
 
         def carry_out(output: Path | None) -> dict[str, Any]:
             with (
+                self._loader.guarded(),
                 turn.taken(),
                 self._shelf.borrowed(
                     message.model,
@@ -196,6 +197,26 @@ class Loader:
         self._gate = gate
         self._composing = composing
         self._module: Any = None
+        self._guard: Any = None
+
+    def guarded(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, this thread's clips are read in a process of its own, while others may compute."""
+        if self._guard is None:
+            from vatt_core.media.guarded import Guard, GuardLimits
+            from vatt_core.media.opening import MediaLimits
+
+            own = self._orders.media
+            media = MediaLimits(
+                file_bytes=own.file_bytes,
+                pixels=own.pixels,
+                source_seconds=own.source_seconds,
+                decoded_frames=own.decoded_frames,
+                sound_seconds=own.source_seconds,
+            )
+            limits = GuardLimits(own.memory, own.cpu_seconds, own.wall_seconds, media)
+            self._guard = Guard(limits, waiting=_away)
+            self._guard.prepare()
+        return cast(contextlib.AbstractContextManager[Any], self._guard.installed())
 
     def load(self, model: str) -> Any:
         settings = self._orders.worker
@@ -224,6 +245,11 @@ class Loader:
 
     def is_fault(self, error: Exception) -> bool:
         return "CUDA error" in str(error) if self._module is None else bool(self._module.is_device_fault(error))
+
+
+def _away() -> contextlib.AbstractContextManager[Any]:
+    turn = current()
+    return contextlib.nullcontext() if turn is None else turn.away()
 
 
 def _rank(message: messages.Submission) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vatt_core.errors import BadMedia, BadRequest, Cancelled, LimitsExceeded
 from vatt_core.media.clock import Clock
 from vatt_core.media.decoding import deinterlaced, first_frame, pictures
+from vatt_core.media.guarded import guardable
 from vatt_core.media.opening import MediaLimits, PathLike, open_decoder, open_input
 from vatt_core.media.pixels import PictureConverter
 from vatt_core.media.stream import frame_orientation, picture_stream, shown_size
@@ -30,6 +31,7 @@ _LARGEST_SIDE = 16_384
 Wanted = tuple[Fraction, int]
 
 
+@guardable
 def read_frames(
     path: PathLike,
     time_map: TimeMap,

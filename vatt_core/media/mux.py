@@ -18,6 +18,7 @@ from vatt_core.errors import BadMedia, BadRequest, VattError
 from vatt_core.media.atomic import replacing, writing_error
 from vatt_core.media.clock import Clock
 from vatt_core.media.decoding import coded_pictures, first_frame
+from vatt_core.media.guarded import guardable
 from vatt_core.media.opening import DECODING_ERRORS, MediaLimits, PathLike, damaged, open_decoder, open_input
 from vatt_core.media.stream import picture_stream
 from vatt_core.media.time_map import Seconds, exact_seconds
@@ -62,6 +63,7 @@ def muxed_suffix(video: PathLike, codec: str) -> str:
     return ".mkv"
 
 
+@guardable
 def mux_sound(
     video: PathLike,
     sound: PathLike,

@@ -14,6 +14,7 @@ from vatt_core.errors import BadMedia, BadRequest, VattError
 from vatt_core.media.clock import Clock
 from vatt_core.media.completeness import missing_bytes
 from vatt_core.media.decoding import first_frame
+from vatt_core.media.guarded import guardable
 from vatt_core.media.opening import (
     DECODING_ERRORS,
     MediaLimits,
@@ -64,6 +65,7 @@ class ClipInfo:
         return shown_size(self.width, self.height, self.pixel_aspect, quarter=self.rotation % 180 == 90)
 
 
+@guardable
 def probe(path: PathLike, *, allow_partial: bool = False, limits: MediaLimits | None = None) -> ClipInfo:
     """Look at a clip: opens it, decodes its first picture and reads its last packets.
 

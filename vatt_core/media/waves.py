@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vatt_core.errors import BadMedia, BadRequest, LimitsExceeded
 from vatt_core.media.atomic import replacing
+from vatt_core.media.guarded import guardable
 from vatt_core.media.opening import DECODING_ERRORS, MediaLimits, PathLike, damaged, open_decoder, open_input
 
 Wave = NDArray[np.float32]
@@ -179,6 +180,7 @@ def _quantised(wave: NDArray[np.float64], bits: Bits, dither: np.random.Generato
     return whole.astype(np.int16) if bits == 16 else whole << 8  # the 24-bit encoders read the upper three bytes
 
 
+@guardable
 def read_wave(path: PathLike, *, sample_rate: int, limits: MediaLimits | None = None) -> Wave:
     """Read the first sound stream of any media file, mixed to one channel, at `sample_rate`.
 
