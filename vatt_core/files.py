@@ -25,13 +25,14 @@ def content_hash(path: Path) -> str:
 
 def fingerprint(path: Path) -> str:
     """What tells a clip from others: "sha256:…" of all of it; from 256 MiB on "samples:…" of its length and 16 MiB,
-    evenly taken. Remembered as long as size and time of change stay the same."""
+    evenly taken. Remembered as long as it is the same file, of the same size, not written to since."""
     status = path.stat()
-    return _fingerprint(path, status.st_size, status.st_mtime_ns)
+    # The time of the last write can be set to anything (copying tools do); that of the last change cannot.
+    return _fingerprint(path, status.st_size, (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev))
 
 
 @lru_cache(maxsize=64)
-def _fingerprint(path: Path, size: int, modified: int) -> str:
+def _fingerprint(path: Path, size: int, state: tuple[int, ...]) -> str:
     if size <= WHOLE:
         return f"sha256:{content_hash(path)}"
     digest = hashlib.sha256(str(size).encode())

@@ -92,7 +92,8 @@ class Outputs:
 
     def settle(self) -> None:
         """The end of the job is committed as done: the receipt has served."""
-        self._receipt.unlink(missing_ok=True)
+        for path in (self._receipt, _part(self._receipt)):
+            path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove everything that attempts of this job have left, and nothing else."""
@@ -105,7 +106,7 @@ class Outputs:
                         final.unlink()
         if self.staging.exists():
             shutil.rmtree(self.staging)
-        self._receipt.unlink(missing_ok=True)
+        self.settle()
 
     def _read_receipt(self) -> tuple[list[_Move], dict[str, Any]] | None:
         try:
@@ -217,8 +218,12 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
     return value
 
 
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
 def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     try:
         with part.open("wb") as file:
             file.write(data)

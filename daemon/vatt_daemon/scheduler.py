@@ -324,9 +324,9 @@ class Scheduler:
     async def _keep_house(self) -> None:
         """Settle what an earlier daemon had no time to, then forget old jobs from time to time."""
         try:
-            for receipt in await asyncio.to_thread(lambda: list(self._receipts.glob("*.json"))):
+            for receipt in await asyncio.to_thread(lambda: list(self._receipts.iterdir())):
                 job = self._store.find(receipt.stem)
-                if job is None:
+                if job is None:  # or a part that a killed worker has left
                     receipt.unlink(missing_ok=True)
                 elif job.ended:
                     await asyncio.to_thread(self._settle if job.state == DONE else self._discard, job)

@@ -17,6 +17,7 @@ from torch import Tensor
 from vatt_core.errors import Cancelled, OutOfMemory
 from vatt_core.pipeline import GenerateRequest, Pipeline, SuggestRequest
 from vatt_daemon.gate import POLL, Gate, Turn, current
+from vatt_daemon.remembering import Remembering
 
 __all__ = ["GenerateRequest", "Shared", "SharedPipeline", "SuggestRequest"]
 
@@ -34,6 +35,7 @@ class _Call:
     options: Any
     progress: Callable[[int, int], None] | None
     cancelled: Callable[[], bool]
+    more: dict[str, Any]
     taken: bool = False
     codes: Tensor | None = None
     error: Exception | None = None
@@ -83,14 +85,17 @@ class Shared:
         known: Tensor | None = None,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        **more: Any,
     ) -> Tensor:
-        """As :meth:`Pipeline.sound_codes`, together with what other jobs ask for at the moment."""
+        """As :meth:`Pipeline.sound_codes`, together with what other jobs ask for at the moment. What is asked for with
+        `more` than these goes by itself."""
         rows = len(prompts)
         if known is None:
             timing = self.timing  # type: ignore[attr-defined]
             known = torch.full((rows, timing.codebooks, timing.code_frames), timing.mask, dtype=torch.int64)
         call = _Call(
-            key=(options, tuple(known.shape[1:]), tuple(features.shape[1:])),
+            key=(options, tuple(known.shape[1:]), tuple(features.shape[1:]), *map(id, more.values())),
+            more=more,
             features=features,
             prompts=list(prompts),
             seeds=list(seeds),
@@ -189,7 +194,8 @@ class Shared:
         codes: list[Tensor] = []
         first = 0
         while first < len(prompts):
-            rows = slice(first, first + self._rows_at_once)
+            # What else was asked for may hold something for each row: that is not cut.
+            rows = slice(first, first + (1 << 30 if calls[0].more else self._rows_at_once))
             try:
                 made = super().sound_codes(  # type: ignore[misc]
                     features[rows],
@@ -200,6 +206,7 @@ class Shared:
                     known=known[rows],
                     progress=progress,
                     cancelled=cancelled,
+                    **calls[0].more,
                 )
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -211,7 +218,7 @@ class Shared:
                 continue
             # Outside of the handler, whose traceback keeps the tensors of the failed pass alive.
             free_memory()
-            if tried > 1:
+            if tried > 1 and not calls[0].more:
                 self._rows_at_once = (tried + 1) // 2
             elif not self._swap_out():
                 raise self._exhausted("composing one take of one window")
@@ -272,7 +279,7 @@ class Shared:
         )
 
 
-class SharedPipeline(Shared, Pipeline):
+class SharedPipeline(Remembering, Shared, Pipeline):
     """The pipeline of a worker process."""
 
 

@@ -198,25 +198,28 @@ class Loader:
         self._composing = composing
         self._module: Any = None
         self._guard: Any = None
+        self._making = threading.Lock()
 
     def guarded(self) -> contextlib.AbstractContextManager[Any]:
         """Inside, this thread's clips are read in a process of its own, while others may compute."""
-        if self._guard is None:
-            from vatt_core.media.guarded import Guard, GuardLimits
-            from vatt_core.media.opening import MediaLimits
-
-            own = self._orders.media
-            media = MediaLimits(
-                file_bytes=own.file_bytes,
-                pixels=own.pixels,
-                source_seconds=own.source_seconds,
-                decoded_frames=own.decoded_frames,
-                sound_seconds=own.source_seconds,
-            )
-            limits = GuardLimits(own.memory, own.cpu_seconds, own.wall_seconds, media)
-            self._guard = Guard(limits, waiting=_away)
-            self._guard.prepare()
+        with self._making:
+            if self._guard is None:
+                self._guard = self._make_guard()
         return cast(contextlib.AbstractContextManager[Any], self._guard.installed())
+
+    def _make_guard(self) -> Any:
+        from vatt_core.media.guarded import Guard, GuardLimits
+        from vatt_core.media.opening import MediaLimits
+
+        own = self._orders.media
+        media = MediaLimits(
+            file_bytes=own.file_bytes,
+            pixels=own.pixels,
+            source_seconds=own.source_seconds,
+            decoded_frames=own.decoded_frames,
+            sound_seconds=own.source_seconds,
+        )
+        return Guard(GuardLimits(own.memory, own.cpu_seconds, own.wall_seconds, media), waiting=_away)
 
     def load(self, model: str) -> Any:
         settings = self._orders.worker
@@ -225,7 +228,13 @@ class Loader:
             os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
         kind = getattr(importlib.import_module(module), name)
         self._module = sys.modules.get("vatt_daemon.shared")
+        if self._guard is not None and hasattr(kind, "share"):
+            self._guard.prepare()
         pipeline = kind.load(model, device=settings.device)
+        if hasattr(pipeline, "remember") and self._orders.cache.bytes:
+            from vatt_core.cache import Cache
+
+            pipeline.remember(Cache(Path(self._orders.cache_folder) / "clips", limit=self._orders.cache.bytes))
         if hasattr(pipeline, "share"):
             pipeline.share(
                 self._gate,

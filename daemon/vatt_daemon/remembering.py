@@ -1,0 +1,91 @@
+"""A pipeline that keeps on disk what it has worked out about a clip: captions, and the states that sound is made from.
+
+Loaded in worker processes only; imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vatt_core.cache import Cache, cache_key
+from vatt_core.model.decoding import Condition
+from vatt_core.requests import Suggestion
+
+
+class Remembering:
+    """Stands before a pipeline class. Entries depend on the features of the clip bit by bit, and on the model's files."""
+
+    _cache: Cache | None = None
+
+    def remember(self, cache: Cache) -> None:
+        """Keep results in this cache from now on."""
+        self._cache = cache
+        self._model_hash = str(self.model_hash)  # type: ignore[attr-defined]
+
+    def caption(
+        self, features: Tensor, *, count: int, seed: int, temperature: float | None = None, **more: Any
+    ) -> list[Suggestion]:
+        """As :meth:`Pipeline.caption`; the same question about the same picture is answered from the cache."""
+        asked = {"count": count, "seed": seed, "temperature": temperature, **more}
+        if self._cache is None:
+            return list(super().caption(features, **asked))  # type: ignore[misc]
+        key = cache_key(kind="captions", model=self._model_hash, features=_digest(features), asked=asked)
+        found = self._cache.get(key)
+        if found is not None:
+            return [Suggestion(**item) for item in json.loads(found)]
+        made = list(super().caption(features, **asked))  # type: ignore[misc]
+        self._cache.put(key, json.dumps([dataclasses.asdict(item) for item in made]).encode())
+        return made
+
+    def condition(self, features: Tensor, prompts: Sequence[str]) -> list[Condition]:
+        """As :meth:`Pipeline.condition`, each different row once and by itself: what a row becomes does not depend on
+        what it is asked beside, today or tomorrow."""
+        known: dict[str, Condition] = {}
+        keys: list[str] = []
+        for row, prompt in enumerate(prompts):
+            key = cache_key(
+                kind="states",
+                model=getattr(self, "_model_hash", ""),
+                features=_digest(features[row]),
+                prompt=prompt,
+                # Other machines round differently: their states are not mixed with ours.
+                device=self.device.type,  # type: ignore[attr-defined]
+                torch=torch.__version__,
+            )
+            keys.append(key)
+            if key not in known:
+                known[key] = self._stored(key) or self._made(key, features[row : row + 1], prompt)
+        return [known[key] for key in keys]
+
+    def _made(self, key: str, features: Tensor, prompt: str) -> Condition:
+        made: Condition = super().condition(features, [prompt])[0]  # type: ignore[misc]
+        if self._cache is not None:
+            states, mask = made.states.contiguous().cpu(), made.pad_mask.contiguous().cpu()
+            self._cache.put(key, save({"states": states, "pad_mask": mask}))
+        return made
+
+    def _stored(self, key: str) -> Condition | None:
+        data = None if self._cache is None else self._cache.get(key)
+        if data is None:
+            return None
+        try:
+            found = load(data)
+            device = self.device  # type: ignore[attr-defined]
+            return Condition(found["states"].to(device), found["pad_mask"].to(device))
+        except (SafetensorError, KeyError):
+            return None
+
+
+def _digest(tensor: Tensor) -> str:
+    array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+    return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
