@@ -112,6 +112,8 @@ class Shared:
             self._compose_with_others(call, self._gate, turn)
         if call.error is not None:
             raise call.error
+        if call.cancelled():  # the others needed this thread to go on
+            raise Cancelled("The job was cancelled.")
         assert call.codes is not None
         return call.codes
 
@@ -257,7 +259,7 @@ class Shared:
             return step(*arguments, **options)
         finally:
             converter.to("cpu")
-            free_memory()
+            empty_cache()
 
     def _swap_out(self) -> bool:
         """Keep the language model off the device between its uses. False: it is already, or there is no other place."""
@@ -297,6 +299,10 @@ def is_device_fault(error: BaseException) -> bool:
 
 def free_memory() -> None:
     gc.collect()
+    empty_cache()
+
+
+def empty_cache() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
