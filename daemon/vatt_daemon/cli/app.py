@@ -12,7 +12,10 @@ import typer.main
 COMMANDS: dict[str, tuple[str, str]] = {
     "suggest": ("vatt_daemon.cli.jobs:suggest_app", "Captions for a clip."),
     "generate": ("vatt_daemon.cli.jobs:generate_app", "Soundtracks for a clip."),
+    "batch": ("vatt_daemon.cli.batch:app", "Soundtracks for the clips of a manifest."),
     "remake": ("vatt_daemon.cli.remake:app", "A take again, from the side-car beside it."),
+    "watch": ("vatt_daemon.cli.watch:app", "Folders whose new clips get captions and soundtracks."),
+    "export": ("vatt_daemon.cli.export:app", "Finished takes for any editor: Broadcast WAV, OTIO, FCP7 XML, MLT."),
     "demo": ("vatt_daemon.cli.demo:app", "Show the main job on a clip that the model has never seen."),
     "daemon": ("vatt_daemon.cli.daemon:app", "Start, stop and look at the daemon."),
     "models": ("vatt_daemon.cli.models:app", "Which models there are, and where."),

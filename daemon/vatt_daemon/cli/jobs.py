@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from typing import Annotated, Any, NoReturn
 
@@ -12,7 +14,7 @@ import typer
 from vatt_client import Client, errors, messages
 from vatt_client.client import absolute
 from vatt_client.fields import to_fraction
-from vatt_client.replies import Job
+from vatt_client.replies import Job, Progress
 
 from vatt_core.errors import BadRequest
 from vatt_daemon import guard, launch
@@ -29,6 +31,9 @@ Temperature = Annotated[float | None, typer.Option("--temperature", help="Boldne
 
 CANCEL_WAIT = 10.0
 """Seconds to wait for a cancelled job to stop, after Ctrl-C."""
+
+Display = Callable[..., AbstractContextManager[Callable[[Progress], None]]]
+"""Makes the callback that shows the progress of a job."""
 
 suggest_app = typer.Typer(pretty_exceptions_enable=False)
 generate_app = typer.Typer(pretty_exceptions_enable=False)
@@ -85,7 +90,7 @@ def generate(
         messages.Generate, path=absolute(clip), output=absolute(output), prompt=prompt, negative_prompt=negative,
         takes=takes, start=_seconds("--in", begin), end=_seconds("--out", end), seed=seed, preview=preview,
         sample_rate=sample_rate, bits=bits, guidance_scale=guidance_scale, steps=steps, temperature=temperature,
-        loudness=_loudness(loudness), model=model,
+        loudness=loudness_of(loudness), model=model,
     )  # fmt: skip
     job = carry_out(message, quiet=as_json)
     if as_json:
@@ -104,7 +109,8 @@ _OPTIONS = {"start": "--in", "end": "--out", "negative_prompt": "--negative", "s
             "guidance_scale": "--guidance", "path": "CLIP"}  # fmt: skip
 
 
-def _loudness(text: str) -> float | None:
+def loudness_of(text: str) -> float | None:
+    """The value of --loudness: LUFS, or None for 'off'. Raises BadRequest."""
     if text.strip().lower() == "off":
         return None
     try:
@@ -146,7 +152,9 @@ def connect() -> Client:
         return launch.start_daemon()
 
 
-def carry_out(message: messages.Submission, *, quiet: bool) -> Job:
+def carry_out(
+    message: messages.Submission | messages.Batch, *, quiet: bool, display: Display = progress_display
+) -> Job:
     """Submit, show the progress, return the job that is done. Ctrl-C, and being terminated, cancel it in the daemon."""
 
     interrupts: list[int] = []
@@ -167,21 +175,22 @@ def carry_out(message: messages.Submission, *, quiet: bool) -> Job:
         try:
             if interrupts:
                 raise KeyboardInterrupt
-            with progress_display(quiet=quiet and not sys.stderr.isatty()) as show:
+            with display(quiet=quiet and not sys.stderr.isatty()) as show:
                 ended = client.wait(job, on_progress=show)
         except KeyboardInterrupt:
-            raise errors.Cancelled(_cancel(client, job)) from None
+            left = "what was made stays" if isinstance(message, messages.Batch) else "nothing was written"
+            raise errors.Cancelled(_cancel(client, job, left)) from None
         ended.raise_for_state()
         return ended
 
 
-def _cancel(client: Client, job: str) -> str:
-    """Cancel and wait until it has stopped; returns what to tell."""
+def _cancel(client: Client, job: str, left: str) -> str:
+    """Cancel and wait until it has stopped; returns what to tell. left: what has become of the files."""
     try:
         client.cancel(job)
         with contextlib.suppress(errors.DaemonTimeout):
             state = client.wait(job, timeout=CANCEL_WAIT).state
-            return f"Cancelled: nothing was written (job {job})." if state == "cancelled" else f"The job was {state}."
+            return f"Cancelled: {left} (job {job})." if state == "cancelled" else f"The job was {state}."
         return f"The job {job} will stop at its next step."
     except errors.ClientError as error:
         return f"The job {job} could not be cancelled: {error.message}"

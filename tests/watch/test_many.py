@@ -1,0 +1,81 @@
+"""Ten thousand clips at once, each with a kill of the watcher and of the daemon on the way; and nano in a watched folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_ten_thousand_files_at_once(home: Any) -> None:
+    many(home, 10_000, seconds=1500)
+
+
+def test_three_hundred_files_at_once(home: Any) -> None:
+    many(home, 300, seconds=200)
+
+
+def many(home: Any, count: int, *, seconds: float) -> None:
+    """Drop so many files at once into a folder that is being watched; kill both programs when half is done."""
+    home.add("--recursive", "--captions", "0")
+    home.environment["VATT_WATCH_WINDOW"] = "32"
+    home.start()
+    watching = home.watch()
+    home.until(lambda: home.listed()["running"])
+    elsewhere = home.root / "elsewhere"
+    for number in range(count):
+        path = elsewhere / f"{number % 20:02}" / f"clip {number} — ü.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"clip {number}")
+    began = time.monotonic()
+    os.rename(elsewhere, home.folder / "dropped")
+    home.until(lambda: len(home.executions("sound")) > count // 2, seconds=seconds)
+    home.kill_process(watching)
+    home.kill()
+    home.start()
+    home.watch()
+    home.until(lambda: home.counts() == {"done": count}, seconds=seconds)
+    print(f"{count} clips in {time.monotonic() - began:.0f} s")
+    waves = list(home.folder.rglob("*.vatt.wav"))
+    assert len(waves) == count
+    for wav in waves:
+        number = wav.name.split()[1]
+        assert f"clip {number} ".encode() in wav.read_bytes()
+        assert json.loads(wav.with_suffix(".json").read_text("utf-8"))["wav"] == wav.name
+    assert len({(path.name) for path in home.folder.rglob("*")}) == 1 + 20 + 3 * count
+    assert count <= len(home.executions("sound")) <= count + 1
+
+
+def test_the_shipped_model_works_in_a_watched_folder(home: Any) -> None:
+    from vatt_core.media.probe import probe
+    from vatt_core.media.waves import read_wave
+    from vatt_core.world.write import write_world
+
+    del home.environment["VATT_WORKER_PIPELINE"]
+    clip = home.folder / "sub" / "Regen.mp4"
+    clip.parent.mkdir()
+    write_world(clip, seed=2_000_023, seconds=2.0, size=96)
+    clip.with_suffix(".json").unlink(missing_ok=True)
+    (home.folder / "broken.mp4").write_bytes(clip.read_bytes()[:2000])
+    home.add("--recursive", "--mux", "--takes", "2", "--seed", "5")
+    assert home.watch("--once").wait(250) == 1
+    assert home.results() == [
+        "failed/broken.mp4.error.txt",
+        *(f"sub/Regen.vatt{take}{suffix}" for take in (".2", "") for suffix in (".json", ".mp4", ".wav")),
+    ]
+    for take in ("", ".2"):
+        about = json.loads((clip.parent / f"Regen.vatt{take}.json").read_text("utf-8"))
+        assert len(about["captions"]) == 3 and about["request"]["prompt"] == about["captions"][0]["text"]
+        assert len(read_wave(clip.parent / about["wav"], sample_rate=48_000)) == 2 * 48_000
+        muxed = probe(clip.parent / f"Regen.vatt{take}.mp4")
+        assert muxed.has_audio and muxed.duration == probe(clip).duration
+    # The side-car makes the take again.
+    again = home.vatt("remake", str(clip.parent / "Regen.vatt.json"), "--output", str(home.root / "again"))
+    assert again.returncode == 0, again.stderr
+    assert not probe(Path(clip)).has_audio
