@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 STOP_GRACE = 4.0
 """Seconds that a worker has to leave its tasks cleanly when the daemon stops."""
+START_LIMIT = 60.0
+"""Seconds that a new worker has, at least, until it takes orders."""
 LARGEST_LOG = 5 << 20
 
 Heard = Callable[[str, dict[str, Any]], None]
@@ -229,7 +231,8 @@ class WorkerProcess:
         self._watch = None
         if not self.tasks:
             return
-        left = self._last_heard + self._settings.stuck - time.monotonic()
+        limit = self._settings.stuck if self._ready else max(self._settings.stuck, START_LIMIT)
+        left = self._last_heard + limit - time.monotonic()
         if left > 0:
             self._watch = self._loop.call_later(left + 0.01, self._look_after)
         else:

@@ -5,10 +5,12 @@ Loaded in worker processes only; imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vatt_core.cache import Cache, cache_key
+from vatt_core.cache import Cache, ClipIdentity, cache_key
+from vatt_core.media.time_map import TimeMap
 from vatt_core.model.decoding import Condition
 from vatt_core.requests import Suggestion
+from vatt_core.work import Work
+from vatt_daemon.gate import current
 
 
 class Remembering:
     """Stands before a pipeline class. Entries depend on the features of the clip bit by bit, and on the model's files."""
 
     _cache: Cache | None = None
+    _model_hash = ""
 
     def remember(self, cache: Cache) -> None:
         """Keep results in this cache from now on."""
@@ -39,7 +45,7 @@ class Remembering:
         asked = {"count": count, "seed": seed, "temperature": temperature, **more}
         if self._cache is None:
             return list(super().caption(features, **asked))  # type: ignore[misc]
-        key = cache_key(kind="captions", model=self._model_hash, features=_digest(features), asked=asked)
+        key = self._key("captions", features=_digest(features), asked=asked)
         found = self._cache.get(key)
         if found is not None:
             return [Suggestion(**item) for item in json.loads(found)]
@@ -53,19 +59,28 @@ class Remembering:
         known: dict[str, Condition] = {}
         keys: list[str] = []
         for row, prompt in enumerate(prompts):
-            key = cache_key(
-                kind="states",
-                model=getattr(self, "_model_hash", ""),
-                features=_digest(features[row]),
-                prompt=prompt,
-                # Other machines round differently: their states are not mixed with ours.
-                device=self.device.type,  # type: ignore[attr-defined]
-                torch=torch.__version__,
-            )
+            key = self._key("states", features=_digest(features[row]), prompt=prompt)
             keys.append(key)
             if key not in known:
                 known[key] = self._stored(key) or self._made(key, features[row : row + 1], prompt)
         return [known[key] for key in keys]
+
+    def _part_features(self, path: Path, part: TimeMap, step: Callable[[], None], work: Work) -> Tensor:
+        """As the pipeline's own; a part of a clip that was looked at before is not even opened."""
+        turn = current()
+        with contextlib.nullcontext() if turn is None else turn.away():
+            clip = ClipIdentity(path)
+        key = self._key("features", clip=clip.content, part=part.to_list())
+        found = self._tensors(key)
+        if found is not None and "features" in found:
+            features = found["features"].to(self.device)  # type: ignore[attr-defined]
+            for _ in range(0, len(features), self.timing.frames):  # type: ignore[attr-defined]
+                step()
+            return features
+        made: Tensor = super()._part_features(path, part, step, work)  # type: ignore[misc]
+        if self._cache is not None and clip.unchanged():
+            self._cache.put(key, save({"features": made.contiguous().cpu()}))
+        return made
 
     def _made(self, key: str, features: Tensor, prompt: str) -> Condition:
         made: Condition = super().condition(features, [prompt])[0]  # type: ignore[misc]
@@ -75,14 +90,24 @@ class Remembering:
         return made
 
     def _stored(self, key: str) -> Condition | None:
+        found = self._tensors(key)
+        if found is None or not {"states", "pad_mask"} <= found.keys():
+            return None
+        device = self.device  # type: ignore[attr-defined]
+        return Condition(found["states"].to(device), found["pad_mask"].to(device))
+
+    def _key(self, kind: str, **parts: Any) -> str:
+        # Other devices and versions round differently: what they made is not mixed with ours.
+        device = self.device.type  # type: ignore[attr-defined]
+        return cache_key(kind=kind, model=self._model_hash, device=device, torch=torch.__version__, **parts)
+
+    def _tensors(self, key: str) -> dict[str, Tensor] | None:
         data = None if self._cache is None else self._cache.get(key)
         if data is None:
             return None
         try:
-            found = load(data)
-            device = self.device  # type: ignore[attr-defined]
-            return Condition(found["states"].to(device), found["pad_mask"].to(device))
-        except (SafetensorError, KeyError):
+            return load(data)
+        except SafetensorError:
             return None
 
 

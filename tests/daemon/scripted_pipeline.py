@@ -74,6 +74,9 @@ class Pipeline:
             os._exit(9)
         if what == "hang":
             time.sleep(3600)
+        if what == "fault-once" and not (mark := RUNS.with_name(f"faulted-{argument}")).exists():
+            mark.touch()
+            raise RuntimeError("CUDA error: device-side assert triggered")
         if what == "error":
             raise getattr(errors, argument)("The clip is not what it says.")
         if what == "bug":
@@ -86,7 +89,13 @@ class Pipeline:
                 time.sleep(0.05)
         takes = []
         for number in range(request.takes):
+            if what == "crash-between" and number and not (mark := RUNS.with_name(f"between-{argument}")).exists():
+                mark.touch()
+                (request.output / ".vatt-unfinished.part").write_bytes(b"RI")
+                os._exit(9)
+            if what == "weigh":
+                (request.output / f"weight-{request.seed}.bin").write_bytes(bytes(int(argument)))
             wav = request.output / f"{request.path.stem}-{request.seed}-{number}.wav"
-            wav.write_bytes(b"RIFF")
+            wav.write_bytes(b"RIFF " + request.prompt.encode())
             takes.append({"wav": str(wav), "sidecar": "", "caption": request.prompt, "seed": request.seed})
         return Result({"takes": takes, "pid": os.getpid()})
