@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import av
 import av.container
 import av.error
 
-from vatt_core.errors import BadMedia, BadRequest, ForbiddenPath, InputNotVisible, LimitsExceeded
+from vatt_core.errors import BadMedia, BadRequest, ForbiddenPath, InputNotVisible, LimitsExceeded, VattError
 
 PathLike = str | os.PathLike[str]
 
@@ -140,6 +141,8 @@ def open_decoder(stream: av.VideoStream | av.AudioStream, path: PathLike, limits
         stream.thread_type = "AUTO"
 
 
-def damaged(path: PathLike, error: Exception) -> BadMedia:
-    """The error for a file whose content the decoder refuses."""
+def damaged(path: PathLike, error: Exception) -> VattError:
+    """The error for a file whose content the decoder refuses: BadMedia, or LimitsExceeded where it was refused memory."""
+    if getattr(error, "errno", None) == errno.ENOMEM:
+        return LimitsExceeded(f"{path} takes more memory to decode than is allowed (media.memory). Export it smaller.")
     return BadMedia(f"{path} is damaged and cannot be decoded: {_reason(error)}. Copy or export it again.")
