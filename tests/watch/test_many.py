@@ -17,8 +17,8 @@ def test_ten_thousand_files_at_once(home: Any) -> None:
     many(home, 10_000, seconds=1500)
 
 
-def test_three_hundred_files_at_once(home: Any) -> None:
-    many(home, 300, seconds=200)
+def test_a_hundred_files_at_once(home: Any) -> None:
+    many(home, 100, seconds=200)
 
 
 def many(home: Any, count: int, *, seconds: float) -> None:

@@ -214,12 +214,12 @@ def test_a_root_that_is_removed_and_made_again_is_picked_up(home: Any) -> None:
 
 
 def test_kills_at_any_time_lose_and_repeat_nothing(home: Any) -> None:
-    count = 40
+    count = 24
     for number in range(count):
         home.write(f"{number:02}.mp4", f"clip {number}")
     home.add("--takes", "2")
     home.start()
-    for kill in range(6):
+    for kill in range(5):
         process = home.watch()
         home.until(lambda: len(home.executions("sound")) >= (kill + 1) * 4, seconds=60)  # noqa: B023
         home.kill_process(process)

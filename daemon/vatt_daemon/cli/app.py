@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("vatt_daemon.cli.watch:app", "Folders whose new clips get captions and soundtracks."),
     "export": ("vatt_daemon.cli.export:app", "Finished takes for any editor: Broadcast WAV, OTIO, FCP7 XML, MLT."),
     "demo": ("vatt_daemon.cli.demo:app", "Show the main job on a clip that the model has never seen."),
+    "service": ("vatt_daemon.cli.service:app", "Start the daemon and the watched folders at log-in."),
     "daemon": ("vatt_daemon.cli.daemon:app", "Start, stop and look at the daemon."),
     "models": ("vatt_daemon.cli.models:app", "Which models there are, and where."),
     "doctor": ("vatt_daemon.cli.doctor:app", "Check the installation; each problem with its cure."),
