@@ -78,17 +78,6 @@ def test_padded_slots_have_no_influence() -> None:
     torch.testing.assert_close(model(codes, other, pad_mask), logits)
 
 
-def test_a_row_is_the_same_alone_and_behind_a_longer_one() -> None:
-    model = build(video_to_audio=True)
-    codes, states, pad_mask = inputs(rows=1, slots=6)
-    pad_mask[:] = 1
-    alone = model(codes, states, pad_mask)
-    filled = torch.cat([torch.full((1, 3, 10), 7.0), states], dim=1)
-    mask = torch.cat([torch.zeros(1, 3), pad_mask], dim=1)
-    shifted = model(codes, filled, mask, starts=torch.tensor([3]))
-    torch.testing.assert_close(shifted, alone, atol=1e-5, rtol=1e-5)
-
-
 def test_dropped_condition_is_blind_and_every_parameter_still_has_a_gradient() -> None:
     model = build(video_to_audio=True)
     codes, states, pad_mask = inputs()

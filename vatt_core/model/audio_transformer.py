@@ -204,34 +204,24 @@ class AudioTransformer(nn.Module):
         *,
         drop_condition: Tensor | None = None,
         codebooks: slice | Tensor | None = None,
-        starts: Tensor | None = None,
     ) -> Tensor:
         """Logits of every code.
 
         codes: [B, K, T] int64, `timing.mask` where undecided; T is free. states: [B, S, condition_dim] float; S is
         free. pad_mask: [B, S], non-zero = keep. drop_condition: [B] bool, True replaces the row's projected states by
         zeros (the null condition). codebooks: None for all; a slice for some; [B] int64 for one per row.
-        starts: [B] int64, slots before starts[b] only fill the batch up: positions count from there, so that a row
-        gives the same logits as alone. They must be masked by `pad_mask`.
         Returns [B, K, T, V] (K: the number of codebooks asked for), ordered by (codebook, time).
         """
         slots = states.shape[1]
         if codes.shape[1] != self.timing.codebooks:
             raise ValueError(f"codes have {codes.shape[1]} codebooks; this model has {self.timing.codebooks}")
-        x = torch.cat(self.embed(codes, states, drop_condition=drop_condition, starts=starts), dim=1)
+        x = torch.cat(self.embed(codes, states, drop_condition=drop_condition), dim=1)
         encoder_bias, decoder_bias, keep = self.attention_inputs(pad_mask, codes.shape[2], x)
         x = self.encoder(x, encoder_bias, keep, split=slots)
         x = self.decoder(x, decoder_bias, keep, first=slots)  # [B, T, dim]
         return self._logits(x, codebooks)
 
-    def embed(
-        self,
-        codes: Tensor,
-        states: Tensor,
-        *,
-        drop_condition: Tensor | None = None,
-        starts: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def embed(self, codes: Tensor, states: Tensor, *, drop_condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What enters the encoder: condition slots [B, S, dim] and audio slots [B, T, dim] (reference 3.4)."""
         slots, frames = states.shape[1], codes.shape[2]
         states = states.to(self.condition_projection.weight.dtype)
@@ -239,13 +229,13 @@ class AudioTransformer(nn.Module):
         audio = self.latent_projection(self.embed_codes(codes))
         shown = None if drop_condition is None else (~drop_condition)[:, None, None].to(condition.dtype)
         if self.video_projection is not None:
-            video = self._video_at_codes(self.video_projection(self._video_states(states, starts)), frames)
+            video = self._video_at_codes(self.video_projection(states[:, : self.timing.video_tokens]), frames)
             audio = audio + (video if shown is None else video * shown)
         if shown is not None:  # times zero, not left out: every parameter takes part in every step (DDP)
             condition = condition * shown
-        positions = self._positions(slots + frames, starts).to(condition.dtype)  # [S + T, dim] or [B, S + T, dim]
-        condition = condition + positions[..., :slots, :] + self.condition_modality
-        audio = audio + positions[..., slots:, :] + self.audio_modality
+        positions = self._positions(slots + frames).to(condition.dtype)  # [S + T, dim]
+        condition = condition + positions[:slots] + self.condition_modality
+        audio = audio + positions[slots:] + self.audio_modality
         return condition, audio
 
     def embed_codes(self, codes: Tensor) -> Tensor:
@@ -285,29 +275,17 @@ class AudioTransformer(nn.Module):
             return logits[:, codebooks]
         return logits[torch.arange(len(codebooks), device=logits.device), codebooks][:, None]
 
-    def _positions(self, rows: int, starts: Tensor | None) -> Tensor:
-        """Positions [rows, dim], or [B, rows, dim] when each row counts from its own start."""
+    def _positions(self, rows: int) -> Tensor:
+        """Positions [rows, dim], computed where the table ends."""
         table = self.positions
-        if rows > table.shape[0]:
-            more = self._more_positions
-            if more is None or more.shape[0] < rows or more.device != table.device:
-                more = sin_cos_positions(rows, table.shape[1]).to(table)
-                more[: table.shape[0]] = table
-                self._more_positions = more
-            table = more
-        if starts is None:
+        if rows <= table.shape[0]:
             return table[:rows]
-        index = torch.arange(rows, device=table.device) - starts.to(table.device)[:, None]
-        return table[index.clamp_(min=0)]
-
-    def _video_states(self, states: Tensor, starts: Tensor | None) -> Tensor:
-        """The states [B, video tokens, condition_dim] that stand for the picture: the first of each row."""
-        tokens = min(self.timing.video_tokens, states.shape[1])
-        if starts is None:
-            return states[:, :tokens]
-        index = starts.to(states.device)[:, None] + torch.arange(tokens, device=states.device)
-        index = index.clamp_(max=states.shape[1] - 1)[..., None]
-        return states.gather(1, index.expand(-1, -1, states.shape[2]))
+        more = self._more_positions
+        if more is None or more.shape[0] < rows or more.device != table.device:
+            more = sin_cos_positions(rows, table.shape[1]).to(table)
+            more[: table.shape[0]] = table
+            self._more_positions = more
+        return more[:rows]
 
     def _video_at_codes(self, video: Tensor, frames: int) -> Tensor:
         """[B, video tokens, dim] -> [B, T, dim]: each code frame gets its token; past the window the last one holds."""

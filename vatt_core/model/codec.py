@@ -76,6 +76,11 @@ class Codec(nn.Module):
                 f"{size} stands for 'not decided yet' and cannot be heard"
             )
 
+    def check_wave(self, wave: Tensor) -> None:
+        """Raise ValueError unless wave is [B, N] of floating point, N at least 1."""
+        if wave.ndim != 2 or wave.shape[1] < 1 or not wave.is_floating_point():
+            raise ValueError(f"a wave must be floating point [B, N], got {wave.dtype} {list(wave.shape)}")
+
     def quantised(self, codes: Tensor) -> Tensor:
         """The latent that codes stand for, the sum of their entries: [B, K, T] -> [B, latent, T]."""
         self.check_codes(codes)
@@ -93,8 +98,7 @@ class Codec(nn.Module):
 
     def encode(self, wave: Tensor) -> Tensor:
         """wave: [B, N] float in [-1, 1] -> codes [B, K, ceil(N / hop_length)] int64."""
-        if wave.ndim != 2 or wave.shape[1] < 1 or not wave.is_floating_point():
-            raise ValueError(f"a wave must be floating point [B, N], got {wave.dtype} {list(wave.shape)}")
+        self.check_wave(wave)
         with torch.autocast(wave.device.type, enabled=False):
             return self.quantise(self.model.encoder(wave.float()[:, None]))
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vatt_core.errors import BadRequest, Cancelled
@@ -20,6 +19,7 @@ from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.configuration import DecodingDefaults, FillOrder
 
 PerCodebook = float | tuple[float, ...]
+GuidanceSchedule = Literal["constant", "rising", "falling"]
 Progress = Callable[[int, int], None]
 
 
@@ -29,7 +29,8 @@ class DecodingOptions:
 
     steps: for "joint" the steps in all. steps_per_codebook: for "coarse_first" the steps of each codebook (empty:
     `steps` each). guidance_scale: 1 switches guidance off. temperature: of the tokens. mask_temperature: noise on the
-    confidence, falling to zero over the steps. top_k: tokens kept per code.
+    confidence, falling to zero over the steps. top_k: tokens kept per code. guidance_schedule: "rising" begins without
+    guidance and ends with twice the scale's strength, "falling" the other way round; the mean is the same.
     """
 
     steps: int = 16
@@ -39,6 +40,7 @@ class DecodingOptions:
     top_k: int | tuple[int, ...] = 256
     fill_order: FillOrder = "joint"
     steps_per_codebook: tuple[int, ...] = ()
+    guidance_schedule: GuidanceSchedule = "constant"
 
     def __post_init__(self) -> None:
         limits = {"steps": 1, "steps_per_codebook": 1, "top_k": 1, "mask_temperature": 0.0, "guidance_scale": 0.0}
@@ -64,7 +66,7 @@ class DecodingOptions:
                 raise BadRequest(
                     f"there is no decoding setting {name}; there are {', '.join(sorted(known))}", field=name
                 )
-        options = cls(**{name: getattr(defaults, name) for name in known})
+        options = cls(**{name: getattr(defaults, name) for name in known if hasattr(defaults, name)})
         if "steps" in given and "steps_per_codebook" not in given:
             scale = given["steps"] / defaults.steps
             scaled = tuple(max(1, round(steps * scale)) for steps in defaults.steps_per_codebook)
@@ -146,7 +148,8 @@ def generate_codes(
             if cancelled is not None and cancelled():
                 raise Cancelled(f"stopped after {done} of {total} decoding steps", done=done, total=total)
             if any(hidden_at_start):
-                logits = branches.logits(model, codes, part, settings.guidance)
+                guidance = settings.guidance_at(options.guidance_schedule, step, steps)
+                logits = branches.logits(model, codes, part, guidance)
                 codes[:, part] = _decide(
                     logits, codes[:, part], draws, settings.of_codebooks(part), timing.mask,
                     hidden_at_start=hidden_at_start, step=step, steps=steps,
@@ -155,6 +158,34 @@ def generate_codes(
             if progress is not None:
                 progress(done, total)
     return codes
+
+
+SCORED_RUN = 10
+"""Code frames hidden in a row when a likelihood is measured: next to a known one a guess would be too easy."""
+
+
+@torch.no_grad()
+def mean_log_likelihood(
+    model: AudioTransformer, conditions: Sequence[Condition], codes: Tensor, *, fill_order: FillOrder
+) -> Tensor:
+    """How likely the model finds codes: the mean log-likelihood per code [B] float32, each half of the code frames guessed
+    from the other half. Of the coarsest codebook alone where codebooks are filled one after the other.
+
+    codes: [B, K, T] int64; frames with the mask token are not scored.
+    """
+    part = slice(0, 1) if fill_order == "coarse_first" else slice(0, codes.shape[1])
+    branches = _Branches.of(model, conditions, None, guided=False)
+    known = (codes != model.timing.mask).all(1)  # [B, T]
+    run = torch.arange(codes.shape[2], device=codes.device) // SCORED_RUN % 2
+    total, count = torch.zeros(len(codes)), torch.zeros(len(codes))
+    for half in (0, 1):
+        hidden = run == half
+        logits = branches.logits(model, codes.masked_fill(hidden, model.timing.mask), part, torch.ones(0))
+        chances = logits.log_softmax(-1).gather(3, codes[:, part, :, None].clamp(max=logits.shape[-1] - 1))[..., 0]
+        scored = (hidden & known)[:, None].expand(-1, chances.shape[1], -1)
+        total += (chances * scored).sum((1, 2)).cpu()
+        count += scored.sum((1, 2)).cpu()
+    return total / count.clamp(min=1)
 
 
 def hidden_after(step: int, steps: int, hidden_at_start: int) -> int:
@@ -192,6 +223,13 @@ class _Settings:
     def guided(self) -> bool:
         return bool((self.guidance != 1.0).any())
 
+    def guidance_at(self, kind: GuidanceSchedule, step: int, steps: int) -> Tensor:
+        """The scale of each codebook at `step` (from 0) of `steps`. 1 is no guidance, so what is scaled is the rest."""
+        if kind == "constant" or steps == 1:
+            return self.guidance
+        share = step / (steps - 1)
+        return 1.0 + (self.guidance - 1.0) * 2.0 * (share if kind == "rising" else 1.0 - share)
+
     @classmethod
     def of(cls, options: DecodingOptions, codebooks: int, *, device: torch.device) -> _Settings:
         def spread(name: str) -> tuple[float, ...]:
@@ -215,13 +253,24 @@ class _Settings:
 
 
 @dataclass(frozen=True)
-class _Branches:
-    """The rows of the model's batch: the conditions, then (when guided) what to be guided away from."""
+class _Group:
+    """Rows of the model's batch whose conditions have the same number of slots. rows: their places among all, [R]."""
 
+    rows: Tensor
     states: Tensor
     pad_mask: Tensor
     drop: Tensor | None
-    starts: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """The rows of the model's batch: the conditions, then (when guided) what to be guided away from.
+
+    Rows of different lengths go through the model one length after the other: filled up they would be rounded otherwise
+    than alone, and now and then a token would be another.
+    """
+
+    groups: tuple[_Group, ...]
     guided: bool
 
     @classmethod
@@ -243,17 +292,19 @@ class _Branches:
             rows += [own if other is None else other for own, other in pairs]
             drop += [other is None for other in others]
         device = model.codebooks.device
-        longest = max(len(row.states) for row in rows)
-        starts = [longest - len(row.states) for row in rows]
-        states = [F.pad(row.states.to(device), (0, 0, start, 0)) for row, start in zip(rows, starts, strict=True)]
-        masks = [F.pad(row.pad_mask.to(device) > 0, (start, 0)) for row, start in zip(rows, starts, strict=True)]
-        return cls(
-            states=torch.stack(states),
-            pad_mask=torch.stack(masks),
-            drop=torch.tensor(drop, device=device) if any(drop) else None,
-            starts=torch.tensor(starts, device=device) if any(starts) else None,
-            guided=guided,
-        )
+        groups = []
+        for length in sorted({len(row.states) for row in rows}):
+            places = [place for place, row in enumerate(rows) if len(row.states) == length]
+            dropped = [drop[place] for place in places]
+            groups.append(
+                _Group(
+                    rows=torch.tensor(places, device=device),
+                    states=torch.stack([rows[place].states.to(device) for place in places]),
+                    pad_mask=torch.stack([rows[place].pad_mask.to(device) > 0 for place in places]),
+                    drop=torch.tensor(dropped, device=device) if any(dropped) else None,
+                )
+            )
+        return cls(tuple(groups), guided)
 
     def logits(self, model: AudioTransformer, codes: Tensor, part: slice, guidance: Tensor) -> Tensor:
         """Guided logits [B, k, T, V] float32 of the codebooks in `part`."""
@@ -262,16 +313,17 @@ class _Branches:
             # Training shows no code finer than the one that is asked for.
             seen = codes.clone()
             seen[:, part.stop :] = model.timing.mask
-        seen = seen.to(self.states.device)
-        logits = model(
-            seen.repeat(2, 1, 1) if self.guided else seen,
-            self.states,
-            self.pad_mask,
-            drop_condition=self.drop,
-            codebooks=part,
-            starts=self.starts,
-        )
-        logits = logits.float().to(codes.device)
+        seen = seen.to(model.codebooks.device)
+        if self.guided:
+            seen = seen.repeat(2, 1, 1)
+        parts = [
+            model(seen[group.rows], group.states, group.pad_mask, drop_condition=group.drop, codebooks=part).float()
+            for group in self.groups
+        ]
+        logits = parts[0]
+        if len(parts) > 1:
+            logits = torch.cat(parts)[torch.cat([group.rows for group in self.groups]).argsort()]
+        logits = logits.to(codes.device)
         if not self.guided:
             return logits
         toward, away = logits.chunk(2)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -62,8 +63,22 @@ class LoadedModel:
     device: torch.device
 
 
-def build_part(config: ModelConfig, name: str) -> nn.Module:
-    """A new part with random weights. Raises BadModel for settings that contradict each other."""
+def build_part(config: ModelConfig, name: str, *, empty: bool = False) -> nn.Module:
+    """A new part with random weights, or, `empty`, with weights that take no memory (device meta) until some are loaded.
+
+    Raises BadModel for settings that contradict each other.
+    """
+    if not empty:
+        return _build(config, name)
+    if name == "codec":  # small, and its normalised convolutions and shared tables do not survive the way through meta
+        return _build(config, name)
+    with init_empty_weights(include_buffers=False):
+        module = _build(config, name)
+    _tie(module)
+    return module
+
+
+def _build(config: ModelConfig, name: str) -> nn.Module:
     if name == "vision":
         return VisionTower(config.vision)
     if name == "converter":
@@ -75,13 +90,15 @@ def build_part(config: ModelConfig, name: str) -> nn.Module:
     raise ValueError(f"a model has the parts {', '.join(PART_NAMES)}, not {name!r}")
 
 
-def _stored_names(state: dict[str, Tensor]) -> dict[str, str]:
+def _stored_names(module: nn.Module) -> dict[str, str]:
     """Key -> the key under which its tensor is stored: tied tensors (Gemma's head and table) are stored once."""
     seen: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
-    return {
-        key: seen.setdefault((value.data_ptr(), value.shape, value.stride()), key) if value.numel() else key
-        for key, value in state.items()
-    }
+    names = {}
+    for key, value in module.state_dict(keep_vars=True).items():
+        # Tensors without memory are told apart as objects, all others by where they lie.
+        place = (id(value) if value.is_meta or not value.numel() else value.data_ptr(), value.shape, value.stride())
+        names[key] = seen.setdefault(place, key)
+    return names
 
 
 def _halved(value: Tensor) -> Tensor:
@@ -98,7 +115,7 @@ def save_part(folder: Path, name: str, module: nn.Module, *, half: bool = False)
     """
     path = part_file(folder, name)
     state = module.state_dict()
-    names = _stored_names(state)
+    names = _stored_names(module)
     stored = {
         key: (_halved(value) if half else value).detach().cpu().contiguous()
         for key, value in state.items()
@@ -120,47 +137,92 @@ def _not_finite(state: dict[str, Tensor]) -> Iterator[str]:
     return (key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all())
 
 
+AGAIN = "pull or import the model again"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of :func:`save_part`, mapped into memory. Raises BadModel when it is missing or damaged."""
+    if not path.is_file():
+        raise BadModel(f"{path} is missing; {AGAIN}", file=str(path))
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadModel(f"{path} is damaged ({error}); {AGAIN}", file=str(path)) from error
+
+
+def _check(module: nn.Module, found: Mapping[str, Tensor], source: str) -> dict[str, str]:
+    """Raise BadModel naming source and key unless `found` is exactly what `module` stores. Returns its stored names."""
+    wanted = module.state_dict()
+    names = _stored_names(module)
+
+    def refuse(key: str, what: str) -> BadModel:
+        return BadModel(f"{source}: {key} {what}; {AGAIN}", file=source, key=key)
+
+    for key, value in wanted.items():
+        if names[key] not in found:
+            raise refuse(key, "is missing")
+        shape = found[names[key]].shape
+        if shape != value.shape:
+            raise refuse(key, f"has the shape {list(shape)}, the configuration says {list(value.shape)}")
+    for key in found:
+        if key not in wanted:
+            raise refuse(key, "belongs to no part of this model")
+    return names
+
+
+def check_tensors(config: ModelConfig, name: str, found: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise BadModel unless `found` holds what the part `name` stores, no more and no less. Takes no memory."""
+    _check(build_part(config, name, empty=True), found, source)
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Fill `module` from a file of :func:`save_part`, in the module's own dtypes.
 
     Raises BadModel naming file and key when the file is missing or damaged, lacks a key, has one too many, or when a
     tensor has another shape or holds NaN or infinity.
     """
-    again = "pull or import the model again"
-    if not path.is_file():
-        raise BadModel(f"{path} is missing; {again}", file=str(path))
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BadModel(f"{path} is damaged ({error}); {again}", file=str(path)) from error
-    wanted = module.state_dict()
-    names = _stored_names(wanted)
-
-    def refuse(key: str, what: str) -> BadModel:
-        return BadModel(f"{path}: {key} {what}; {again}", file=str(path), key=key)
-
-    for key, value in wanted.items():
-        if names[key] not in found:
-            raise refuse(key, "is missing")
-        if found[names[key]].shape != value.shape:
-            raise refuse(
-                key, f"has the shape {list(found[names[key]].shape)}, the configuration says {list(value.shape)}"
-            )
-    for key in found:
-        if key not in wanted:
-            raise refuse(key, "belongs to no part of this model")
+    found = read_weights(path)
+    names = _check(module, found, str(path))
     for key in _not_finite(found):
-        raise refuse(key, "holds NaN or infinity")
+        raise BadModel(f"{path}: {key} holds NaN or infinity; {AGAIN}", file=str(path), key=key)
     with torch.no_grad():
-        for key, value in wanted.items():
+        for key, value in module.state_dict().items():
             value.copy_(found[names[key]])
 
 
-def load_part(folder: Path, config: ModelConfig, name: str) -> nn.Module:
-    """One part of the folder on the CPU, float32, in evaluation mode. Raises BadModel as :func:`load_weights` does."""
-    module = build_part(config, name)
-    load_weights(module, part_file(folder, name))
-    return module.eval()
+def load_part(
+    folder: Path,
+    config: ModelConfig,
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """One part of the folder in evaluation mode, its floating-point weights as `dtype`.
+
+    The part is built without memory and its tensors are read one by one, so that it never stands there twice. Raises
+    BadModel as :func:`load_weights` does.
+    """
+    path = part_file(folder, name)
+    found = read_weights(path)
+    module = build_part(config, name, empty=True)
+    names = _check(module, found, str(path))
+    placed: dict[str, Tensor] = {}
+    for key in sorted(set(names.values())):
+        value = found.pop(key)
+        if value.is_floating_point():
+            if not bool(value.isfinite().all()):
+                raise BadModel(f"{path}: {key} holds NaN or infinity; {AGAIN}", file=str(path), key=key)
+            value = value.to(device=device, dtype=dtype, copy=True)
+        placed[key] = value.to(device)
+    module.load_state_dict({key: placed[names[key]] for key in names}, assign=True)
+    _tie(module)
+    return module.to(device).eval()
+
+
+def _tie(module: nn.Module) -> None:
+    if isinstance(module, Converter):
+        module.llm.tie_weights()
 
 
 def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:

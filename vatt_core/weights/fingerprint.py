@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vatt_core.errors import BadModel
+from vatt_core.weights.record import read_record, recorded_hash
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -38,17 +39,26 @@ def _file_hash(path: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_hash(path: Path) -> str:
+    """sha256 (hex) of a file, read again only when its time or size changed. Raises OSError."""
+    found = path.stat()
+    return _file_hash(path.resolve(), found.st_mtime_ns, found.st_size)
+
+
 def model_hash(folder: Path) -> str:
-    """sha256 (hex) over configuration, weights and tokenizer. A file is read again only when its time or size changed.
+    """sha256 (hex) over configuration, weights and tokenizer. A file is read only when its time or size has changed
+    since it was read or imported.
 
     Two folders with the same content have the same hash, wherever they lie. Raises BadModel when a part is missing.
     """
     whole = hashlib.sha256()
-    for path in model_files(folder):
+    files = model_files(folder)
+    record = read_record(folder)
+    for path in files:
+        name = path.relative_to(folder).as_posix()
         try:
-            found = path.stat()
-            digest = _file_hash(path.resolve(), found.st_mtime_ns, found.st_size)
+            digest = recorded_hash(path, record, name) or file_hash(path)
         except OSError as error:
             raise BadModel(f"{path} cannot be read ({error.strerror}); pull or import the model again") from error
-        whole.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
+        whole.update(f"{name} {digest}\n".encode())
     return whole.hexdigest()
