@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Its cache of fonts would lie in the home folder otherwise.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
-.PHONY: setup demo test test-recorded test-gpu soak lint bench eval train-nano clean
+.PHONY: setup demo test test-recorded test-gpu test-browser soak lint bench eval train-nano clean
 
 setup: $(READY)
 
@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/vatt demo --output demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not gpu and not soak"
+	$(BIN)/python -m pytest -q -m "not gpu and not browser and not soak"
 
 test-recorded: $(READY)
 	$(BIN)/python -m pytest -q -m recorded
@@ -34,6 +34,10 @@ soak: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q -m gpu
+
+# The page of `vatt preview` in a headless Chromium.
+test-browser: $(READY)
+	$(BIN)/python -m pytest -q -m browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,15 +1,17 @@
 """Clip → frames → features → captions → codes → wave → files. The only place that knows the order.
 
-:class:`Pipeline` has two levels. `look`, `caption`, `condition`, `sound_codes` and `sound` are the steps on tensors,
-which training and evaluation use; `suggest` and `generate` are what an editor asks for, on files.
+:class:`Pipeline` has two levels. `look`, `caption`, `condition`, `sound_codes`, `likelihood`, `encode` and `sound` are the
+steps on tensors, which training and evaluation use; `suggest` and `generate` are what an editor asks for, on files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from vatt_core import scores as scoring
+from vatt_core.composing import Shot, compose, join_ends, plan_rows, shift_codes
+from vatt_core.earlier import EarlierTake, Ground, ground, load_earlier
 from vatt_core.errors import BadRequest
 from vatt_core.files import all_or_nothing
 from vatt_core.media.frames import read_frames
 from vatt_core.media.probe import ClipInfo, clip_range, probe
+from vatt_core.media.spool import Spool
 from vatt_core.media.time_map import TimeMap
+from vatt_core.media.watching import Watched, motion_curve, watch
+from vatt_core.media.waves import read_wave, resample
 from vatt_core.model.captioning import SamplingSettings
-from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes
+from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes, mean_log_likelihood
 from vatt_core.model.folder import LoadedModel, load_model, model_hash
 from vatt_core.model.text import CAPTION_INSTRUCTION, decode_answer, encode_caption_prompt, encode_prompts
+from vatt_core.regions import Splice, border_samples, region_frames, varied
+from vatt_core.rendering import looped, rendered
 from vatt_core.requests import (
     MAX_SEED,
+    PRESETS,
     ClipRequest,
     GenerateRequest,
     GenerateResult,
@@ -38,33 +49,38 @@ from vatt_core.requests import (
     SuggestResult,
 )
 from vatt_core.sidecar import request_from_sidecar
-from vatt_core.takes import TakeWriter
+from vatt_core.takes import Composed, TakeWriter
 from vatt_core.timing import Timing
 from vatt_core.weights import find_model
-from vatt_core.windows import Window, plan_windows
+from vatt_core.windows import shot_borders
+from vatt_core.wording import different
 from vatt_core.work import Progress, Stop, Work
 
-ROWS_AT_ONCE = 8
-"""Rows (takes times windows) that go through the audio transformer together."""
-
-REMEMBERED_CLIPS = 4
+REMEMBERED_CLIPS = 8
 REMEMBERED_BYTES = 512 << 20
 CANDIDATES_PER_CAPTION = 4
 
-PIECE_SECONDS = 60
-CONTEXT_SECONDS = 4
-"""A long sound is decoded piece by piece, so that memory does not grow with the clip, each with context on both sides."""
+READ_SECONDS = 30
+"""Of the clip, at once."""
+
+REFERENCE_SECONDS = Fraction(3)
+"""Of a reference sound: the last ones count."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SeenClip:
-    """A clip that has been read: its facts, its range, its frames for pictures and the features of each window."""
+    """A clip that has been read. lag: seconds from its begin back to code frame 0. cuts: seconds in the range."""
 
     info: ClipInfo
     time_map: TimeMap
-    frames: NDArray[np.uint8]
-    windows: list[Window]
-    features: Tensor
+    watched: Watched
+    cuts: tuple[Fraction, ...]
+    shots: list[Shot]
+    lag: Fraction
+
+    @property
+    def duration(self) -> Fraction:
+        return self.time_map.duration
 
 
 class Pipeline:
@@ -76,7 +92,8 @@ class Pipeline:
         self.config = model.config
         self.timing: Timing = model.config.timing
         self.device = model.device
-        self._seen: OrderedDict[tuple[Any, ...], SeenClip] = OrderedDict()
+        self._features: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+        self._watched: OrderedDict[tuple[Any, ...], Watched] = OrderedDict()
 
     @classmethod
     def load(cls, model: str | Path = "nano", *, device: str = "auto") -> Pipeline:
@@ -134,21 +151,28 @@ class Pipeline:
                     # Of the whole text, its end included: a mean per token would favour long repetitions.
                     score = one.mean_log_likelihood * (len(one.ids) + 1)
                     found[text] = max(found.get(text, -np.inf), score)
-            if len(found) >= count:
+            ranked = different(sorted(found.items(), key=lambda item: -item[1]))
+            if len(ranked) >= count:
                 break
-        ranked = sorted(found.items(), key=lambda item: -item[1])[:count]
-        return [Suggestion(text, score) for text, score in ranked]
+        return [Suggestion(text, score) for text, score in ranked[:count]]
 
     @torch.no_grad()
     def condition(self, features: Tensor, prompts: Sequence[str]) -> list[Condition]:
-        """What the audio transformer is made from: features [B, F, D] and a prompt for each row."""
-        ids, mask = encode_prompts(self.model.tokenizer, prompts, self.config.converter)
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        states = self.model.converter.encode_all_states(features, ids, mask).float()
-        video = states.shape[1] - ids.shape[1]
-        keep = functional.pad(mask, (video, 0), value=1)
-        # Padding stands between video and text: leave it out, so that a row is the same as alone.
-        return [Condition(states[row][keep[row] > 0], keep[row][keep[row] > 0]) for row in range(len(prompts))]
+        """What the audio transformer is made from: features [B, F, D] and a prompt for each row. Takes of one clip and
+        prompt share one pass."""
+        known: list[tuple[str, Tensor, Condition]] = []
+        conditions = []
+        for clip, prompt in zip(features, prompts, strict=True):
+            same = (one for text, seen, one in known if text == prompt and torch.equal(seen, clip))
+            found = next(same, None)
+            if found is None:
+                # One at a time: padding would move the text away from the video, and a row would not be what it is alone.
+                ids, _ = encode_prompts(self.model.tokenizer, [prompt], self.config.converter)
+                states = self.model.converter.encode_all_states(clip[None], ids.to(self.device)).float()[0]
+                found = Condition(states, torch.ones(len(states), dtype=torch.int64, device=self.device))
+                known.append((prompt, clip, found))
+            conditions.append(found)
+        return conditions
 
     def sound_codes(
         self,
@@ -180,6 +204,21 @@ class Pipeline:
         )
 
     @torch.no_grad()
+    def likelihood(self, features: Tensor, prompts: Sequence[str], codes: Tensor) -> list[float]:
+        """How likely codes [B, K, T] are for features [B, F, D] and prompts, see `mean_log_likelihood`."""
+        return mean_log_likelihood(
+            self.model.audio_transformer,
+            self.condition(features, prompts),
+            codes.to(self.device),
+            fill_order=self.config.decoding.fill_order,
+        ).tolist()
+
+    @torch.no_grad()
+    def encode(self, wave: NDArray[np.float32]) -> Tensor:
+        """A wave [samples] at `timing.sample_rate` -> codes [K, ceil(samples / hop_length)]."""
+        return self.model.codec.encode(torch.from_numpy(np.ascontiguousarray(wave))[None].to(self.device))[0].cpu()
+
+    @torch.no_grad()
     def sound(self, codes: Tensor) -> Tensor:
         """Codes [B, K, T] -> wave [B, T * hop_length] float32 at `timing.sample_rate`."""
         return self.model.codec.decode(codes)
@@ -189,161 +228,419 @@ class Pipeline:
     def suggest(
         self, request: SuggestRequest, *, progress: Progress | None = None, cancelled: Stop | None = None
     ) -> SuggestResult:
-        """Captions of a clip. Raises the errors of the media package, Cancelled, BadRequest."""
+        """Captions of a clip; of one with several shots, those of the longest. Raises the errors of the media package,
+        Cancelled, BadRequest."""
         work = Work(progress, cancelled)
         seed = _seed(request.seed)
         clip = self._see(request, work)
+        longest = max(clip.shots, key=lambda shot: shot.codes)
         with work.stage("caption", 1):
-            captions = self._captions(clip, request.count, seed, request.temperature)
+            captions = self._captions(longest, request.count, seed, request.temperature)
         return SuggestResult(
             captions=tuple(captions),
             model=self.name,
             seed=seed,
-            duration=float(clip.time_map.duration),
+            duration=float(clip.duration),
+            cuts=tuple(float(cut) for cut in clip.cuts),
             seconds=work.seconds,
         )
 
     def generate(
         self, request: GenerateRequest, *, progress: Progress | None = None, cancelled: Stop | None = None
     ) -> GenerateResult:
-        """Soundtracks of a clip, written to `request.output`. Take i has the seed `request.seed + i`.
+        """Soundtracks of a clip, written to `request.output`. They have the seeds from `request.seed` on, and come ranked.
 
-        Nothing is left behind when it fails or is cancelled. Raises the errors of the media package, Cancelled,
-        BadRequest, DiskFull, ForbiddenPath.
+        Nothing is left behind when it fails or is cancelled, and no earlier file is touched. Raises the errors of the
+        media package, Cancelled, BadRequest, DiskFull, ForbiddenPath.
         """
         work = Work(progress, cancelled)
         seed = _seed(request.seed)
-        clip = self._see(request, work)
-        prompt = request.prompt
-        if prompt is None:
-            with work.stage("caption", 1):
-                captions = self._captions(clip, 1, seed, None)
-            # A model that has nothing to say is asked for sound as it is in training without captions.
-            prompt = captions[0].text if captions else CAPTION_INSTRUCTION[self.config.converter.template]
+        info, time_map = self._range(request, work)
+        earlier, laid = self._earlier(request, info, time_map)
+        clip = self._see(request, work, cuts=request.cuts, lag=laid.lag if laid else Fraction(0))
+        clip, request = self._worded(clip, request, seed, work)
         seeds = [(seed + take) % (MAX_SEED + 1) for take in range(request.takes)]
-        codes = self._compose(clip, request, prompt, seeds, work)
-        with work.stage("sound", request.takes) as step:
-            waves = []
-            for take in codes:
-                waves.append(self._long_sound(take).cpu().numpy())
-                step()
+        codes = self._start(clip, request, laid)
+        codes = self._composed(clip, request, codes, seeds, work)
+        motion = motion_curve(clip.watched, float(clip.duration))
+        nudges: list[float | None] = [None] * len(seeds)
+        if request.nudge:
+            codes, nudges = self._nudged(clip, request, codes, seeds, motion, work)
+        caption = ", then ".join(dict.fromkeys(shot.prompt for shot in clip.shots))
         writer = TakeWriter(
             info=clip.info,
             time_map=clip.time_map,
             request=request,
-            prompt=prompt,
-            frames=clip.frames,
-            frame_rate=self.timing.frame_rate,
-            wave_rate=self.timing.sample_rate,
+            caption=caption,
+            watched=clip.watched,
             model={"name": self.name, "hash": self.model_hash, "device": self.device.type},
+            earlier=earlier,
         )
-        takes = []
-        with all_or_nothing(request.output.absolute()) as written, work.stage("write", request.takes) as step:
-            for wave, take_seed in zip(waves, seeds, strict=True):
-                takes.append(writer.write(wave, take_seed, written))
-                step()
+        with all_or_nothing(request.output.absolute()) as written, contextlib.ExitStack() as spools:
+            composed: list[Composed] = []
+            with work.stage("sound", len(seeds)) as step:
+                for number, take_seed in enumerate(seeds):
+                    raw = spools.enter_context(Spool(self.timing.sample_rate, request.output))
+                    self._render(codes[number], clip, raw, loop=request.loop)
+                    agreement = scoring.agreement(scoring.sound_curve(raw), motion)
+                    likelihood = self._likelihood(clip, codes[number])
+                    found: scoring.Scores = {
+                        "agreement": None if agreement is None else round(agreement, 4),
+                        "likelihood": round(likelihood, 4),
+                        "silence": round(scoring.silent_share(raw), 4),
+                    }
+                    if nudges[number] is not None:
+                        found["nudge"] = nudges[number]
+                    composed.append(
+                        Composed(
+                            seed=take_seed,
+                            raw=raw,
+                            codes=codes[number].numpy(),
+                            onsets=tuple(round(time, 4) for time in scoring.heard_onsets(raw)),
+                            scores=found,
+                            lag=clip.lag,
+                            splice=self._splice(request, earlier, laid, codes[number].numpy()),
+                        )
+                    )
+                    step()
+            order = scoring.ranking([take.scores for take in composed]) if request.rank else range(len(composed))
+            takes = []
+            with work.stage("write", len(seeds)) as step:
+                for number in order:
+                    takes.append(writer.write(composed[number], written))
+                    step()
         return GenerateResult(
             takes=tuple(takes),
-            caption=prompt,
+            caption=caption,
             model=self.name,
             model_hash=self.model_hash,
-            duration=float(clip.time_map.duration),
+            duration=float(clip.duration),
+            cuts=tuple(float(cut) for cut in clip.cuts),
             seconds=work.seconds,
         )
 
-    # ---- how -------------------------------------------------------------------------------------------------------
+    # ---- seeing ----------------------------------------------------------------------------------------------------
 
-    def _see(self, request: ClipRequest, work: Work) -> SeenClip:
-        """Read the clip and compute its features. The last few clips are remembered while their files stay the same."""
+    def _range(self, request: ClipRequest, work: Work) -> tuple[ClipInfo, TimeMap]:
+        """The clip's facts and the range that is meant."""
+        info = probe(request.path)
+        time_map = clip_range(info, request.start, request.end) if request.time_map is None else request.time_map
+        if time_map.source_range[0] >= info.duration:
+            raise BadRequest(
+                f"The time map begins at {float(time_map.source_range[0]):g} s of the source, but {info.path.name} "
+                f"lasts {float(info.duration):.3f} s.",
+                field="time_map",
+            )
+        return info, time_map
+
+    def _see(
+        self,
+        request: ClipRequest,
+        work: Work,
+        *,
+        cuts: Sequence[Fraction] | None = None,
+        lag: Fraction = Fraction(0),
+    ) -> SeenClip:
+        """Watch the clip and compute the features of its shots. Those of the last few clips are remembered while their
+        files stay the same. cuts: where shots change, None: as seen."""
         with work.stage("read", 1):
-            info = probe(request.path)
-            time_map = clip_range(info, request.start, request.end) if request.time_map is None else request.time_map
-            if time_map.source_range[0] >= info.duration:
-                raise BadRequest(
-                    f"The time map begins at {float(time_map.source_range[0]):g} s of the source, but {info.path.name} "
-                    f"lasts {float(info.duration):.3f} s.",
-                    field="time_map",
-                )
+            info, time_map = self._range(request, work)
             status = info.path.stat()
-            key = (info.path, status.st_mtime_ns, status.st_size, status.st_ino, time_map.points)
-            if key in self._seen:
-                self._seen.move_to_end(key)
-                return self._seen[key]
+            file = (info.path, status.st_mtime_ns, status.st_size, status.st_ino)
+            key = (*file, time_map.points)
+            if key not in self._watched:
+                self._watched[key] = watch(info.path, time_map, rate=info.frame_rate, cancelled=work.cancelled)
+            self._watched.move_to_end(key)
+            watched = self._watched[key]
+            while len(self._watched) > REMEMBERED_CLIPS:
+                self._watched.popitem(last=False)
+        duration, rate = time_map.duration, self.timing.code_rate
+        if cuts and cuts[-1] >= duration:
+            raise BadRequest(
+                f"There is a cut at {float(cuts[-1]):g} s, but the clip lasts {float(duration):.3f} s.", field="cuts"
+            )
+        chosen = tuple(watched.cuts if cuts is None else cuts)
+        borders = shot_borders([cut + lag for cut in chosen], self.timing.code_frames_in(duration + lag), self.timing)
+        parts = [
+            time_map.slice(max(Fraction(0), first / rate - lag), min(duration, last / rate - lag))
+            for first, last in borders
+        ]
+        missing = [part for part in parts if (*file, part.points) not in self._features]
+        chunks = sum(-(-self.timing.frames_in(part.duration) // self.timing.frames) for part in missing)
+        if missing:
+            with work.stage("look", chunks) as step:
+                for part in missing:
+                    self._features[(*file, part.points)] = self._part_features(info.path, part, step, work)
+        shots = []
+        for (first, last), part in zip(borders, parts, strict=True):
+            self._features.move_to_end((*file, part.points))
+            shots.append(Shot(first, last, self._features[(*file, part.points)]))
+        while len(self._features) > len(shots) and _bytes(self._features.values()) > REMEMBERED_BYTES:
+            self._features.popitem(last=False)
+        return SeenClip(info, time_map, watched, chosen, shots, lag)
+
+    def _part_features(self, path: Path, part: TimeMap, step: Callable[[], None], work: Work) -> Tensor:
+        """Features [frames, D] of a part of the clip, which is never in memory as a whole."""
+        size, found = self.timing.frames, []
+        at_once = max(1, int(READ_SECONDS / self.timing.window)) * self.timing.window
+        begin = Fraction(0)
+        while begin < part.duration:
+            end = min(part.duration, begin + at_once)
             frames = read_frames(
-                info.path,
-                time_map,
+                path,
+                part.slice(begin, end),
                 rate=self.timing.frame_rate,
                 shortest_side=self.config.vision.image_size,
                 cancelled=work.cancelled,
             )
-        windows = plan_windows(time_map.duration, self.timing)
-        features = []
-        with work.stage("look", len(windows)) as step:
-            for window in windows:
-                features.append(self.look(frames[window.first_frame : window.first_frame + self.timing.frames]))
+            for first in range(0, len(frames), size):
+                chunk = frames[first : first + size]
+                found.append(self.look(chunk)[0, : len(chunk)])
                 step()
-        seen = self._seen[key] = SeenClip(info, time_map, frames, windows, torch.cat(features))
-        while len(self._seen) > 1 and (
-            len(self._seen) > REMEMBERED_CLIPS
-            or sum(clip.frames.nbytes for clip in self._seen.values()) > REMEMBERED_BYTES
-        ):
-            self._seen.popitem(last=False)
-        return seen
+            begin = end
+        return torch.cat(found)
 
-    def _captions(self, clip: SeenClip, count: int, seed: int, temperature: float | None) -> list[Suggestion]:
-        middle = len(clip.windows) // 2
-        return self.caption(clip.features[middle : middle + 1], count=count, seed=seed, temperature=temperature)
+    # ---- wording ---------------------------------------------------------------------------------------------------
 
-    def _compose(
-        self, clip: SeenClip, request: GenerateRequest, prompt: str, seeds: Sequence[int], work: Work
-    ) -> Tensor:
-        """Codes [takes, K, T] of the whole clip: even windows, then odd ones between what these decided."""
-        options = DecodingOptions.from_defaults(
-            self.config.decoding,
-            steps=request.steps,
-            guidance_scale=request.guidance_scale,
-            temperature=request.temperature,
-            mask_temperature=request.mask_temperature,
-            top_k=request.top_k,
-        )
-        length = self.timing.code_frames
-        codes = torch.full(
-            (len(seeds), self.timing.codebooks, clip.windows[-1].keep_to), self.timing.mask, dtype=torch.int64
-        )
-        passes = [
-            [(take, window) for window in clip.windows[first::2] for take in range(len(seeds))] for first in (0, 1)
-        ]
-        groups = [rows[i : i + ROWS_AT_ONCE] for rows in passes for i in range(0, len(rows), ROWS_AT_ONCE)]
-        steps = options.steps
-        if options.fill_order == "coarse_first":
-            steps = sum(options.steps_per_codebook) or steps * self.timing.codebooks
-        with work.stage("compose", steps * len(groups)) as step:
-            for rows in groups:
-                known = torch.stack([codes[take, :, w.first_code : w.first_code + length] for take, w in rows])
-                made = self.sound_codes(
-                    torch.cat([clip.features[w.index : w.index + 1] for _, w in rows]),
-                    [prompt] * len(rows),
-                    seeds=[(seeds[take] + 1_000_003 * w.index) % 2**62 for take, w in rows],
-                    options=options,
-                    negative_prompts=[request.negative_prompt] * len(rows),
-                    known=known,
-                    progress=lambda done, total: step(),
-                    cancelled=work.cancelled,
+    def _captions(self, shot: Shot, count: int, seed: int, temperature: float | None) -> list[Suggestion]:
+        """Captions of the middle of a shot."""
+        frames = self.timing.frames
+        first = max(0, (len(shot.features) - frames) // 2)
+        middle = shot.features[first : first + frames]
+        held = middle[-1:].expand(frames - len(middle), -1)
+        return self.caption(torch.cat([middle, held])[None], count=count, seed=seed, temperature=temperature)
+
+    def _worded(
+        self, clip: SeenClip, request: GenerateRequest, seed: int, work: Work
+    ) -> tuple[SeenClip, GenerateRequest]:
+        """The clip with prompts for its shots, and the request with those that were found."""
+        count = len(clip.shots)
+        for name in ("prompts", "negative_prompts"):
+            given = getattr(request, name)
+            if given and len(given) != count:
+                places = ", ".join(f"{float(cut):.2f} s" for cut in clip.cuts) or "nowhere"
+                raise BadRequest(
+                    f"The clip has {count} shot{'s' if count > 1 else ''} (cuts: {places}), but {len(given)} {name} are "
+                    "given: give one per shot, or say where the cuts are.",
+                    field=name,
                 )
-                for (take, w), row in zip(rows, made.cpu(), strict=True):
-                    kept = row[:, w.keep_from - w.first_code : w.keep_to - w.first_code]
-                    codes[take, :, w.keep_from : w.keep_to] = kept
-        return codes[:, :, : self.timing.code_frames_in(clip.time_map.duration)].to(self.device)
+        prompts: Sequence[str] = request.prompts or ([request.prompt] * count if request.prompt else [])
+        if not prompts:
+            with work.stage("caption", count) as step:
+                said = []
+                for shot in clip.shots:
+                    captions = self._captions(shot, 1, seed, None)
+                    # A model that has nothing to say is asked for sound as it is in training without captions.
+                    said.append(captions[0].text if captions else CAPTION_INSTRUCTION[self.config.converter.template])
+                    step()
+            prompts = said
+        negatives: Sequence[str | None] = request.negative_prompts or [request.negative_prompt] * count
+        shots = [
+            dataclasses.replace(shot, prompt=text, negative_prompt=negative or None)
+            for shot, text, negative in zip(clip.shots, prompts, negatives, strict=True)
+        ]
+        alike = len(set(prompts)) == 1
+        used = dataclasses.replace(
+            request,
+            prompt=prompts[0] if alike else None,
+            prompts=() if alike else tuple(prompts),
+            # The same take again must not depend on how cuts are found.
+            cuts=clip.cuts,
+        )
+        return dataclasses.replace(clip, shots=shots), used
 
-    def _long_sound(self, codes: Tensor, *, piece_seconds: int = PIECE_SECONDS) -> Tensor:
-        """Codes [K, T] of any length -> wave [T * hop_length]."""
-        piece, around = (int(seconds * self.timing.code_rate) for seconds in (piece_seconds, CONTEXT_SECONDS))
-        hop, waves = self.timing.hop_length, []
-        for start in range(0, codes.shape[1], piece):
-            first, last = max(0, start - around), start + piece + around
-            wave = self.sound(codes[None, :, first:last])[0]
-            waves.append(wave[(start - first) * hop :][: piece * hop])
-        return torch.cat(waves)
+    # ---- composing -------------------------------------------------------------------------------------------------
+
+    def _options(self, request: GenerateRequest) -> DecodingOptions:
+        preset = dict(PRESETS[request.preset]) if request.preset else {}
+        share = preset.pop("steps_share", 1.0)
+        if share != 1.0:
+            preset["steps"] = max(1, round(self.config.decoding.steps * share))
+        names = ("steps", "guidance_scale", "guidance_schedule", "temperature", "mask_temperature", "top_k")
+        given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
+        return DecodingOptions.from_defaults(self.config.decoding, **{**preset, **given})
+
+    def _earlier(
+        self, request: GenerateRequest, info: ClipInfo, time_map: TimeMap
+    ) -> tuple[EarlierTake | None, Ground | None]:
+        """The earlier take that the request builds on, and what of it lies under the clip."""
+        if request.region is not None:
+            region_frames(request.region, time_map.duration, self.timing)
+        if request.base is None:
+            return None, None
+        earlier = load_earlier(
+            request, time_map, self.timing, clip=info.path, model_hash=self.model_hash, fade=request.fade
+        )
+        codes = earlier.codes
+        if codes is None:
+            wave = resample(earlier.sound.wave, earlier.sound.sample_rate, self.timing.sample_rate)
+            second = self.timing.sample_rate
+            codes = np.concatenate(
+                [
+                    self.encode(wave[i : i + READ_SECONDS * second]).numpy()
+                    for i in range(0, len(wave), READ_SECONDS * second)
+                ],
+                axis=1,
+            )
+        return earlier, ground(earlier, codes, time_map.duration, self.timing)
+
+    def _start(self, clip: SeenClip, request: GenerateRequest, laid: Ground | None) -> Tensor:
+        """Codes [takes, K, T] to begin with: undecided where something shall be made."""
+        mask, frames = self.timing.mask, clip.shots[-1].last
+        if laid is None:
+            return torch.full((request.takes, self.timing.codebooks, frames), mask, dtype=torch.int64)
+        codes = torch.from_numpy(laid.codes.copy())
+        chosen = np.zeros(tuple(codes.shape), bool)
+        if request.region is not None or request.vary is not None:
+            first, last = 0, frames
+            if request.region is not None:
+                start, end = (time + laid.lag for time in request.region)
+                first, last = region_frames((start, end), clip.duration + laid.lag, self.timing)
+            share = 1.0 if request.vary is None else request.vary
+            chosen[:, first:last] = varied(self.timing.codebooks, last - first, share, request.vary_by)
+        elif not bool((codes == mask).any()) and not request.loop:
+            raise BadRequest(
+                "The earlier take is as long as the clip: say what shall be made anew (region, vary or loop).",
+                field="base",
+            )
+        codes[torch.from_numpy(chosen)] = mask
+        return codes[None].repeat(request.takes, 1, 1)
+
+    def _composed(
+        self, clip: SeenClip, request: GenerateRequest, codes: Tensor, seeds: Sequence[int], work: Work
+    ) -> Tensor:
+        """What is undecided in codes [takes, K, T], filled; in place."""
+        options = self._options(request)
+        reference = self._reference(request)
+        per_token = self.timing.codes_per_video_token
+        lead = 0 if reference is None else reference.shape[1] // per_token
+        groups = plan_rows(codes, clip.shots, seeds, self.timing, lead_tokens=lead)
+        steps = self._steps(options)
+        with work.stage("compose", steps * len(groups)) as step:
+            compose(self, codes, clip.shots, groups, options=options, reference=reference, step=step,
+                    cancelled=work.cancelled)  # fmt: skip
+        if request.loop and len(clip.shots) == 1:
+            # The other seeds would draw for the joint what they have drawn for the begin.
+            others = [(seed + 1) * 7_919 % 2**62 for seed in seeds]
+            turned, shot, by = join_ends(codes, clip.shots[0], self.timing)
+            groups = plan_rows(turned, [shot], others, self.timing)
+            with work.stage("join", steps * len(groups)) as step:
+                compose(self, turned, [shot], groups, options=options, step=step, cancelled=work.cancelled)
+            codes = torch.roll(turned, by, dims=2)
+        return codes
+
+    def _steps(self, options: DecodingOptions) -> int:
+        if options.fill_order == "coarse_first":
+            return sum(options.steps_per_codebook) or options.steps * self.timing.codebooks
+        return options.steps
+
+    def _reference(self, request: GenerateRequest) -> Tensor | None:
+        """Codes [K, n] of the end of the reference sound, a whole number of video tokens of them."""
+        if request.reference is None:
+            return None
+        wave = read_wave(request.reference, sample_rate=self.timing.sample_rate)
+        if not len(wave) or float(np.abs(wave).max()) < 1e-4:
+            raise BadRequest(
+                f"{request.reference.name} is silent: name a sound in which something can be heard.", field="reference"
+            )
+        longest = int(REFERENCE_SECONDS * self.timing.sample_rate)
+        codes = self.encode(wave[-longest:])
+        per_token = self.timing.codes_per_video_token
+        whole = codes.shape[1] // per_token * per_token
+        if not whole:
+            least = float(1 / self.timing.video_token_rate)
+            raise BadRequest(
+                f"{request.reference.name} is too short: {least:g} s are the least that says something.",
+                field="reference",
+            )
+        return codes[:, -whole:]
+
+    def _likelihood(self, clip: SeenClip, codes: Tensor) -> float:
+        """Mean log-likelihood per code of the codes [K, T] of a clip, window by window."""
+        total, weight = 0.0, 0
+        length, mask = self.timing.code_frames, self.timing.mask
+        for shot in clip.shots:
+            for first in range(0, shot.codes, length):
+                own = codes[:, shot.first + first : min(shot.last, shot.first + first + length)]
+                padded = functional.pad(own, (0, length - own.shape[1]), value=mask)
+                frame = first // self.timing.codes_per_video_token * self.timing.frames_per_video_token
+                window = shot.features[frame : frame + self.timing.frames]
+                held = window[-1:].expand(self.timing.frames - len(window), -1)
+                found = self.likelihood(torch.cat([window, held])[None], [shot.prompt], padded[None])
+                total, weight = total + found[0] * own.shape[1], weight + own.shape[1]
+        return total / max(1, weight)
+
+    def _nudged(
+        self,
+        clip: SeenClip,
+        request: GenerateRequest,
+        codes: Tensor,
+        seeds: Sequence[int],
+        motion: NDArray[np.float64],
+        work: Work,
+    ) -> tuple[Tensor, list[float | None]]:
+        """Each take shifted to where it fits the motion best, what comes free filled anew; as it was where that is no
+        better."""
+        step_seconds = float(1 / self.timing.code_rate)
+
+        def curve(own: Tensor) -> NDArray[np.float64]:
+            with Spool(self.timing.sample_rate) as raw:
+                self._render(own, clip, raw, loop=False)
+                return scoring.sound_curve(raw)
+
+        before = [curve(own) for own in codes]
+        shifts = [round(scoring.best_shift(own, motion) / step_seconds) for own in before]
+        tried = torch.stack(
+            [
+                shift_codes(own, clip.shots, by, self.timing.mask) if by else own
+                for own, by in zip(codes, shifts, strict=True)
+            ]
+        )
+        groups = plan_rows(tried, clip.shots, [(seed + 1) * 104_729 % 2**62 for seed in seeds], self.timing)
+        options = self._options(request)
+        with work.stage("nudge", self._steps(options) * len(groups)) as step:
+            compose(self, tried, clip.shots, groups, options=options, step=step, cancelled=work.cancelled)
+        nudges: list[float | None] = []
+        kept = codes.clone()
+        for number, by in enumerate(shifts):
+            was = scoring.agreement(before[number], motion)
+            now = scoring.agreement(curve(tried[number]), motion) if by else None
+            better = was is not None and now is not None and now > was
+            nudges.append(round(by * step_seconds, 4) if better else 0.0)
+            if better:
+                kept[number] = tried[number]
+        return kept, nudges
+
+    # ---- sounding --------------------------------------------------------------------------------------------------
+
+    def _render(self, codes: Tensor, clip: SeenClip, raw: Spool, *, loop: bool) -> None:
+        """Codes [K, T] of a clip as its wave at the model's rate, exactly as long as the clip."""
+        samples = max(1, round(clip.duration * self.timing.sample_rate))
+        skipped = round(clip.lag * self.timing.sample_rate)
+        make = looped if loop else rendered
+        for piece in make(self.sound, codes.to(self.device), self.timing, samples=samples, skipped=skipped):
+            raw.append(piece)
+
+    def _splice(
+        self, request: GenerateRequest, earlier: EarlierTake | None, laid: Ground | None, codes: NDArray[np.int64]
+    ) -> Splice | None:
+        """Where the new codes [K, T] differ from the earlier ones; None when nothing of the old sound is left."""
+        if earlier is None or laid is None:
+            return None
+        context = self.model.codec.context_frames
+        splice = Splice.of(
+            (codes != laid.codes).any(0),
+            timing=self.timing,
+            sample_rate=request.sample_rate,
+            border=border_samples(self.timing, context, request.sample_rate),
+            old=laid.old,
+            lag=-laid.lag,
+        )
+        return splice if splice.keeps_something else None
+
+
+def _bytes(features: Any) -> int:
+    return sum(one.nbytes for one in features)
 
 
 def _seed(seed: int | None) -> int:

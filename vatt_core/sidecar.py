@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible
 from vatt_core.files import content_hash, fingerprint
 from vatt_core.media.probe import ClipInfo
-from vatt_core.media.time_map import TimeMap
+from vatt_core.media.time_map import TimeMap, exact_seconds
 from vatt_core.requests import GenerateRequest
 
 SIDECAR_VERSION = 1
 LARGEST = 16 << 20
-"""Bytes; a side-car has a few hundred, more only where a time map has many points."""
+"""Bytes; the codes of ten seconds take four thousand, those of an hour one and a half million."""
 
 SETTINGS = (
     "negative_prompt",
-    "sample_rate",
-    "bits",
+    "prompts",
+    "negative_prompts",
+    "cuts",
+    "reference",
+    "preset",
     "guidance_scale",
+    "guidance_schedule",
     "steps",
     "temperature",
     "mask_temperature",
     "top_k",
+    "nudge",
+    "base",
+    "region",
+    "vary",
+    "vary_by",
+    "loop",
+    "sample_rate",
+    "bits",
+    "container",
+    "channels",
     "loudness",
+    "peak",
+    "true_peak",
+    "fade",
 )
 """The fields of the request that decide how a take sounds, beside prompt, seed and time map."""
+
+_SINCE_THE_FIRST = ("negative_prompt", "sample_rate", "bits", "guidance_scale", "steps", "temperature",
+                    "mask_temperature", "top_k", "loudness")  # fmt: skip
 
 
 def describe_take(
@@ -36,13 +57,14 @@ def describe_take(
     time_map: TimeMap,
     request: GenerateRequest,
     *,
-    prompt: str,
     seed: int,
     model: dict[str, str],
     stamped: bool,
+    **more: Any,
 ) -> dict[str, Any]:
-    """What the side-car of a written take holds. model: its name, hash and device. stamped: the WAV carries the clip's
-    timecode."""
+    """What the side-car of a written take holds. request: with the prompts that were really used. model: its name, hash and
+    device. stamped: the WAV carries the clip's timecode. more: what else there is to tell of the take (codes, scores, …).
+    """
     first, last = time_map.source_range
     return {
         "version": SIDECAR_VERSION,
@@ -58,8 +80,19 @@ def describe_take(
             "timecode": info.timecode,
         },
         "model": model,
-        "request": {"prompt": prompt, "seed": seed, **{name: getattr(request, name) for name in SETTINGS}},
+        "request": {
+            "prompt": request.prompt,
+            "seed": seed,
+            **{name: _plain(getattr(request, name)) for name in SETTINGS},
+        },
+        **more,
     }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fraction | Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -90,7 +123,15 @@ def request_from_sidecar(sidecar: dict[str, Any], output: Path, *, clip: Path | 
     Raises BadRequest when something is missing or out of range.
     """
     try:
-        known = {name: sidecar["request"][name] for name in ("prompt", "seed", *SETTINGS)}
+        said = sidecar["request"]
+        known = {name: said[name] for name in ("prompt", "seed", *_SINCE_THE_FIRST)}
+        # What a side-car does not say is as it was before one could say it.
+        known |= {name: said[name] for name in SETTINGS if name not in known and said.get(name) is not None}
+        for name in ("cuts", "region"):
+            if known.get(name) is not None:
+                known[name] = tuple(exact_seconds(time, name) for time in known[name])
+        for name in ("prompts", "negative_prompts"):
+            known[name] = tuple(known.get(name, ()))
         path, time_map = clip or Path(sidecar["clip"]["path"]), TimeMap.from_list(sidecar["clip"]["time_map"])
         return GenerateRequest(path=path, time_map=time_map, output=output, **known)
     except (KeyError, TypeError, AttributeError) as error:

@@ -7,8 +7,10 @@ is there are two passes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 
 from vatt_core.timing import Timing
 
@@ -28,9 +30,16 @@ class Window:
     keep_to: int
 
 
-def plan_windows(duration: Fraction, timing: Timing, *, overlap: Fraction = OVERLAP) -> list[Window]:
-    """The windows that cover `duration` seconds, in order. All begin on a video token, so frames and codes agree."""
-    length, shared = timing.video_tokens, int(overlap * timing.video_token_rate)
+def plan_windows(
+    duration: Fraction, timing: Timing, *, overlap: Fraction = OVERLAP, lead_tokens: int = 0
+) -> list[Window]:
+    """The windows that cover `duration` seconds, in order. All begin on a video token, so frames and codes agree.
+
+    lead_tokens: video tokens of each window that are taken by something else. Raises ValueError when hardly any is left.
+    """
+    length, shared = timing.video_tokens - lead_tokens, int(overlap * timing.video_token_rate)
+    if length < 2 * shared:
+        raise ValueError(f"{length} video tokens are too few for windows that share {shared} of them")
     tokens = -int(-duration * timing.video_token_rate // 1)  # rounded up
     beyond = max(0, tokens - length)
     steps = -(-beyond // (length - shared))
@@ -60,3 +69,43 @@ def plan_windows(duration: Fraction, timing: Timing, *, overlap: Fraction = OVER
         )
         for index, start in enumerate(starts)
     ]
+
+
+def plan_span(first: int, last: int, codes: int, timing: Timing, *, lead_tokens: int = 0) -> list[Window]:
+    """The windows that fill the code frames [first, last) of a shot of `codes` code frames.
+
+    Around what is filled they show what is there already: one window as far as it goes to both sides where that is enough,
+    else windows in two passes that begin and end `OVERLAP` outside of it. Empty where there is nothing to fill.
+    """
+    if first >= last:
+        return []
+    per_token = timing.codes_per_video_token
+    tokens, length = -(-codes // per_token), timing.video_tokens - lead_tokens
+    around = int(OVERLAP * timing.video_token_rate)
+    begin, end = max(0, first // per_token - around), min(tokens, -(-last // per_token) + around)
+    if end - begin <= length:
+        start = max(0, min((begin + end - length) // 2, tokens - length))
+        windows = [_window(0, start, 0, length * per_token, timing)]
+    else:
+        planned = plan_windows(Fraction(end - begin) / timing.video_token_rate, timing, lead_tokens=lead_tokens)
+        windows = [
+            _window(
+                w.index, begin + w.first_code // per_token, w.keep_from - w.first_code, w.keep_to - w.first_code, timing
+            )
+            for w in planned
+        ]
+    kept = [replace(w, keep_from=max(first, w.keep_from), keep_to=min(last, w.keep_to)) for w in windows]
+    return [window for window in kept if window.keep_from < window.keep_to]
+
+
+def _window(index: int, token: int, keep_from: int, keep_to: int, timing: Timing) -> Window:
+    """A window that begins at a video token and keeps these of its own code frames."""
+    code = token * timing.codes_per_video_token
+    return Window(index, token * timing.frames_per_video_token, code, code + keep_from, code + keep_to)
+
+
+def shot_borders(cuts: Sequence[Fraction], codes: int, timing: Timing) -> list[tuple[int, int]]:
+    """Code frames [first, last) of each shot of a clip of `codes` code frames: a shot begins with the first one that
+    begins at or after its cut."""
+    starts = [0, *(-int(-cut * timing.code_rate // 1) for cut in cuts), codes]
+    return [(first, last) for first, last in pairwise(starts) if first < last]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vatt_core.errors import BadRequest
 from vatt_core.media.preview import write_preview
+from vatt_core.media.spool import Held
 
 
 def preview(
@@ -23,8 +24,7 @@ def preview(
         wave[round(onset * 16_000) :][:800] = level
     arguments = {
         "frame_times": [Fraction(n, 20) * Fraction(seconds) for n in range(20)],
-        "wave": wave,
-        "sample_rate": 16_000,
+        "sound": Held(wave, 16_000),
         "onsets": onsets,
         "title": "a ball hits the floor",
     } | options
@@ -50,6 +50,12 @@ def test_onsets_stand_on_one_axis_at_their_times(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["p.png"]
 
 
+def test_cuts_are_drawn_apart_from_onsets(tmp_path: Path) -> None:
+    plain, cut = preview(tmp_path / "a.png"), preview(tmp_path / "b.png", cuts=(2.0,))
+    other = np.flatnonzero((plain != cut).any(axis=(0, 2)))
+    assert 0 < len(other) < 8 and not len(orange(cut))
+
+
 def test_the_same_input_makes_the_same_picture(tmp_path: Path) -> None:
     assert np.array_equal(preview(tmp_path / "a.png", onsets=(1.0,)), preview(tmp_path / "b.png", onsets=(1.0,)))
 
@@ -68,7 +74,7 @@ def test_any_length(tmp_path: Path, seconds: float) -> None:
 def test_any_picture_shape(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     frames = np.full((*shape, 3), 120, np.uint8)
     wave = np.random.default_rng(0).uniform(-1, 1, 48_000)
-    write_preview(tmp_path / "p.png", frames, frame_times=np.arange(shape[0]) / 5, wave=wave, sample_rate=48_000)
+    write_preview(tmp_path / "p.png", frames, frame_times=np.arange(shape[0]) / 5, sound=Held(wave, 48_000))
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
@@ -78,7 +84,7 @@ def test_no_global_figure_state(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    for options in ({"frame_times": [0.0]}, {"wave": np.zeros(0)}, {"wave": np.zeros((2, 9))}):
+    for options in ({"frame_times": [0.0]}, {"sound": Held(np.zeros(0), 16_000)}):
         with pytest.raises(BadRequest):
             preview(tmp_path / "p.png", **options)
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,6 @@ Sounds are gone through in pieces, so that an hour needs no more memory than ten
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -182,7 +181,6 @@ def loudness_levelling(
     loudness = measure_loudness(sound, channels=channels)
     if not np.isfinite(loudness):
         return Levelling()
-    folder = folder or Path(tempfile.gettempdir())
     with Spool(sound.sample_rate, folder) as peaks:
         highest = 0.0
         for start, stop in pieces(sound.samples):
@@ -213,7 +211,7 @@ def loudness_levelling(
         return found_levelling
 
 
-def _tried(sound: Sound, peaks: Sound, levelling: Levelling, folder: Path) -> tuple[float, float]:
+def _tried(sound: Sound, peaks: Sound, levelling: Levelling, folder: Path | None) -> tuple[float, float]:
     """LUFS that come out of a limiter, and the factor that keeps them under the ceiling: a moving gain bends the curve
     between the samples a little."""
     assert levelling.limit is not None

@@ -19,7 +19,7 @@ FUNCTIONS = (
     "vatt_core.media.probe:probe",
     "vatt_core.media.frames:read_frames",
     "vatt_core.media.watching:watch",
-    "vatt_core.media.waves:read_wave",
+    "vatt_core.media.waves:read_sound",
     "vatt_core.media.mux:mux_sound",
 )
 """All that can be called."""

@@ -52,17 +52,17 @@ class Held:
 
 
 class Spool:
-    """A sound that grows at its end. It lies in memory while it is short, then in a nameless file in `folder`, which the
-    system removes however this process ends. Raises DiskFull and what `writing_error` tells."""
+    """A sound that grows at its end. It lies in memory while it is short, then in a nameless file in `folder` (None: where
+    temporary files go), which the system removes however this process ends. Raises DiskFull and what `writing_error` tells."""
 
-    def __init__(self, sample_rate: int, folder: Path) -> None:
+    def __init__(self, sample_rate: int, folder: Path | None = None) -> None:
         self.sample_rate = sample_rate
-        self._folder = folder
+        self._folder = folder or Path(tempfile.gettempdir())
         self._samples = 0
         try:
-            self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115 (closed by close)
+            self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(self._folder))  # noqa: SIM115 (closed by close)
         except OSError as error:
-            raise writing_error(folder, error) from error
+            raise writing_error(self._folder, error) from error
 
     @property
     def samples(self) -> int:

@@ -114,6 +114,11 @@ class TimeMap:
         """The earliest and the latest source second that the map reads."""
         return min(s for _, s in self.points), max(s for _, s in self.points)
 
+    @property
+    def at_own_speed(self) -> bool:
+        """Whether the range is played forwards at the clip's own speed: only then sound and source stay in step."""
+        return all(t1 - t0 == s1 - s0 for (t0, s0), (t1, s1) in pairwise(self.points))
+
     def source_at(self, time: Fraction | int) -> Fraction:
         """Source seconds at timeline second `time`. Outside [0, duration] the ends are held."""
         time = Fraction(time)

@@ -6,7 +6,6 @@ A wave is float32 in [-1, 1], [samples] or [channels, samples].
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
@@ -180,22 +179,19 @@ def _quantised(wave: NDArray[np.float64], bits: Bits, dither: np.random.Generato
     return whole.astype(np.int16) if bits == 16 else whole << 8  # the 24-bit encoders read the upper three bytes
 
 
-@guardable
 def read_wave(path: PathLike, *, sample_rate: int, limits: MediaLimits | None = None) -> Wave:
     """Read the first sound stream of any media file, mixed to one channel, at `sample_rate`.
 
     Begins at the stream's first sample. Returns float32 [samples]. Raises BadMedia (no sound, damaged),
     LimitsExceeded (longer than limits.sound_seconds), and what open_input raises.
     """
-    with open_sound(path, limits=limits) as (rate, blocks):
-        found = list(blocks)
-    return resample(np.concatenate(found), rate, sample_rate)
+    rate, wave = read_sound(path, limits=limits)
+    return resample(wave, rate, sample_rate)
 
 
-@contextmanager
-def open_sound(path: PathLike, *, limits: MediaLimits | None = None) -> Iterator[tuple[int, Iterator[Wave]]]:
-    """The first sound stream of a media file, piece by piece: (its sample rate, pieces float32 [samples], mixed to one
-    channel). 16 and 24 bits come back exactly. Raises what `read_wave` raises, the last of it while pieces are taken."""
+@guardable
+def read_sound(path: PathLike, *, limits: MediaLimits | None = None) -> tuple[int, Wave]:
+    """`read_wave` at the sound's own rate: (rate, float32 [samples]). 16 and 24 bits come back exactly."""
     limits = limits or MediaLimits()
     with open_input(path, limits) as container:
         if not container.streams.audio:
@@ -205,7 +201,7 @@ def open_sound(path: PathLike, *, limits: MediaLimits | None = None) -> Iterator
         rate = stream.codec_context.sample_rate
         if not rate:
             raise BadMedia(f"{path} does not say its sample rate. Export the sound again.")
-        yield rate, _blocks(container, stream, path, rate, limits)
+        return rate, np.concatenate(list(_blocks(container, stream, path, rate, limits)))
 
 
 def _blocks(
