@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ENVIRONMENTS = ROOT / "build" / "editors"
-sys.path[:0] = [str(ROOT / "plugins" / "blender"), str(HERE.parent / "core"), str(HERE.parent / "daemon")]
+sys.path[:0] = [str(ROOT / "plugins" / "blender"), str(HERE.parent / "core")]
+
+_spec = importlib.util.spec_from_file_location("daemon_tests_conftest", HERE.parent / "daemon" / "conftest.py")
+assert _spec is not None and _spec.loader is not None
+_daemon_tests = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_daemon_tests)
 
 BLENDERS = os.environ.get("VATT_BLENDERS", "").split()
 """Versions to test with, such as '4.5 5.2'. Named by make; none: the tests that need a Blender say so."""
@@ -70,3 +76,32 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path if path.exists() else write_clip(path, frames=41, rate=Fraction(rate), size=(128, 96))
 
     return clip
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Any]:
+    """A daemon's folder for one test, which starts, stops and kills the daemon itself. The pipeline is scripted."""
+    found = _daemon_tests.Home(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running daemon with the shipped model."""
+    found = _daemon_tests.Home(tmp_path_factory.mktemp("nano"))
+    for name in ("VATT_WORKER_PIPELINE", "VATT_WORKER_SLOTS"):
+        found.environment.pop(name, None)
+    found.start()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of the procedural world, four seconds."""
+    from vatt_core.world.write import write_world
+
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_world(path, seed=2_000_021, seconds=4.0, size=96)
+    return path

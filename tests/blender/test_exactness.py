@@ -38,7 +38,7 @@ def once_per_source_frame(numbers: list[int], entry: dict[str, Any]) -> list[int
     It matters only where a slower file's pictures are repeated: 0.8 shows picture 0 again although 1 is nearer.
     """
     kept: dict[int, int] = {}
-    rate = Fraction(entry["rate"])
+    rate = Fraction(entry["clip"]) / Fraction(entry["scene"]) if entry["adjust"] else Fraction(1)
     return [kept.setdefault(math.floor(max(0, entry["offset"] + k) * rate), number) for k, number in enumerate(numbers)]
 
 

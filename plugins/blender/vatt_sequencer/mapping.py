@@ -5,8 +5,8 @@ Blender shows, at timeline frame f of a movie strip that is neither reversed, st
     picture(f) = floor((f - content_start) * rate + trim_start + 1/2)
 
 with rate 1, or, where the strip follows the file's own rate ('adjust playback rate'), the quotient of the two rates; Blender
-reckons in single precision, which decides exact halves. Before the content and after it the first and the last picture stand. tests/blender renders clips with
-numbered pictures and compares, in every supported version.
+reckons in single precision, which decides exact halves. Before the content and after it the first and the last picture
+stand. tests/blender renders clips with numbered pictures and compares, in every supported version.
 """
 
 from __future__ import annotations

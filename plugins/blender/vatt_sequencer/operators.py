@@ -235,12 +235,12 @@ class VATT_OT_delete_other_takes(OnTake, bpy.types.Operator):
         scene, found = compat.edited_scene(context), self.takes(context)
         if not found:
             return {"CANCELLED"}
+        sounds = {sound.name: sound for sound, _ in found}
         for name, other in takes.only([take for _, take in found], self.strip).items():
-            sound = next(sound for sound, _ in found if sound.name == name)
             if other:
-                compat.strips_of(compat.holder_of(scene, sound)).remove(sound)
+                compat.strips_of(compat.holder_of(scene, sounds[name])).remove(sounds[name])
             else:
-                sound.mute = False
+                sounds[name].mute = False
         redraw()
         return {"FINISHED"}
 

@@ -32,12 +32,11 @@ for scene_rate, (fps, base) in asked["scenes"].items():
                 timing = reading.timing(strip, found)
                 entry = dict(
                     scene=scene_rate, clip=clip_rate, path=path, adjust=adjust, trim=trim, first=first, last=last,
-                    folder=str(folder), map=None, rate=None, proxy="",
+                    folder=str(folder), map=None, proxy="",
                 )  # fmt: skip
                 try:
                     reading.traits(strip).check()
                     entry["map"] = [[str(a), str(b)] for a, b in mapping.time_map(timing, first, last)]
-                    entry["rate"] = str(mapping.playback_rate(timing))
                     entry["offset"] = first - round(compat.content_start(strip))
                 except mapping.NeedsProxy as why:
                     entry["proxy"] = why.reason

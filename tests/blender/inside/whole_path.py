@@ -1,0 +1,133 @@
+"""A strip is captioned and given soundtracks by the real daemon and nano; takes are chosen, kept, saved and found again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy
+import stage
+
+asked = stage.arguments()
+session = stage.enable()
+
+from vatt_sequencer import compat, reading, takes  # noqa: E402
+from vatt_sequencer.jobs import State  # noqa: E402
+
+preferences = bpy.context.preferences.addons[stage.ADDON].preferences
+preferences.output, preferences.autostart = asked["output"], False
+session.start()
+found = stage.scene(24)
+film = stage.add_movie(found, asked["film"], first=20, channel=3)
+compat.set_handles(film, 25, compat.right(film) - 7)
+stage.select(found, film)
+
+
+def done() -> bool:
+    return all(job.ended or job.state is State.HOMELESS for job in session.jobs)
+
+
+def lying() -> list[dict[str, object]]:
+    return [
+        dict(
+            name=sound.name, channel=sound.channel, first=compat.left(sound), last=compat.right(sound), mute=sound.mute,
+            content=round(compat.content_start(sound)), record=json.loads(sound[takes.PROPERTY]),
+            offset=getattr(sound, "sound_offset", 0.0), heard_channel=compat.holder_of(found, sound).channels[sound.channel].name,
+        )
+        for sound, _ in reading.placed_takes(found, str(film.get(reading.UID, "")))
+    ]  # fmt: skip
+
+
+answer = {"film": [compat.left(film), compat.right(film)]}
+
+# Captions, one of which becomes the prompt.
+assert bpy.ops.vatt.suggest() == {"FINISHED"}
+stage.turn_until(session, done)
+from vatt_sequencer.properties import captions_of  # noqa: E402
+
+answer["captions"] = captions_of(film)
+bpy.ops.vatt.use_caption(text=answer["captions"][0])
+answer["prompt"] = film.vatt_settings.prompt
+
+# Two takes; a third one like them.
+found.vatt_settings.takes = 2
+film.vatt_settings.negative_prompt = "music"
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+stage.turn_until(session, done)
+answer["jobs"] = [(job.kind, job.state.name, job.message) for job in session.jobs]
+if session.jobs[-1].state is not State.DONE:
+    stage.answer(answer)
+    raise SystemExit(0)
+answer["two"] = lying()
+assert bpy.ops.vatt.another_take() == {"FINISHED"}
+stage.turn_until(session, done)
+answer["three"] = lying()
+
+# The second is picked, the others go; its settings come back into the panel.
+second = answer["two"][1]["name"]
+bpy.ops.vatt.pick_take(strip=second)
+answer["picked"] = {item["name"]: item["mute"] for item in lying()}
+bpy.ops.vatt.delete_other_takes(strip=second)
+answer["kept"] = lying()
+film.vatt_settings.prompt = ""
+bpy.ops.vatt.remember_take(strip=second)
+answer["again"] = [film.vatt_settings.prompt, found.vatt_settings.seed, found.vatt_settings.lock_seed]
+
+# The strip moves while its sound is made; another scene is shown meanwhile.
+other = bpy.data.scenes.new("Other")
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+stage.show(other)
+if hasattr(film, "content_start"):
+    film.content_start += 100
+else:
+    film.frame_start += 100
+stage.turn_until(session, done)
+answer["moved"] = {"film": [compat.left(film), compat.right(film)], "sounds": lying()}
+answer["other"] = len(compat.all_strips(other))
+stage.show(found)
+
+# The strip is deleted meanwhile, and is back later.
+stage.select(found, film)
+session.jobs.clear()
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+uid, name, start, channel = film[reading.UID], film.name, round(compat.content_start(film)), film.channel
+before = len(compat.all_strips(found))
+stage.strips(found).remove(film)
+stage.turn_until(session, done)
+answer["homeless"] = [session.jobs[-1].state.name, len(compat.all_strips(found)) - before]
+film = stage.add_movie(found, asked["film"], first=start, channel=channel)
+film.name, film[reading.UID] = name, uid
+session.history_changed()
+stage.turn_until(session, lambda: session.jobs[-1].ended)
+answer["back"] = [session.jobs[-1].state.name, len(compat.all_strips(found)) - before]
+
+# Cancelled.
+stage.select(found, film)
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+assert bpy.ops.vatt.cancel() == {"FINISHED"}
+stage.turn_until(session, done)
+answer["cancelled"] = session.jobs[-1].state.name
+
+# Saved while a job runs: the reopened file gets its sound, and knows how the others were made.
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+stage.turn_until(session, lambda: session.jobs[-1].id)
+records = [json.loads(sound[takes.PROPERTY]) for sound, _ in reading.placed_takes(found, film[reading.UID])]
+bpy.ops.wm.save_as_mainfile(filepath=str(Path(asked["output"]) / "kept.blend"))
+job = session.jobs[-1].id
+session.jobs.clear()
+bpy.ops.wm.read_homefile(use_empty=True)
+bpy.ops.wm.open_mainfile(filepath=str(Path(asked["output"]) / "kept.blend"))
+found = bpy.data.scenes["Scene"]
+film = next(strip for strip in compat.all_strips(found) if strip.name == name)
+answer["adopted"] = [entry.id for entry in session.jobs] == [job]
+stage.turn_until(session, done)
+after = [json.loads(sound[takes.PROPERTY]) for sound, _ in reading.placed_takes(found, film[reading.UID])]
+answer["reopened"] = {
+    "kept": records == after[: len(records)], "new": [item["job"] for item in after[len(records) :]] == [job],
+    "pending": reading.PENDING in film, "prompt": film.vatt_settings.prompt,
+}  # fmt: skip
+stage.disable()
+stage.answer(answer)
