@@ -7,15 +7,30 @@ reader takes up to `limit` messages per turn, and the caller yields between turn
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
+from collections import deque
 
 import zmq
 
 log = logging.getLogger(__name__)
 
+RETRY = 0.05
+"""Seconds until a peer that could take no more is tried again."""
+LARGEST_OWED = 16 << 20
+"""Bytes of answers that are kept for one peer which does not read them."""
+
+
+class Delivery(enum.Enum):
+    """What became of a message. TAKEN: it is on its way. FULL: the peer reads too slowly. GONE: there is no such peer."""
+
+    TAKEN = enum.auto()
+    FULL = enum.auto()
+    GONE = enum.auto()
+
 
 class Channel:
-    """One socket. `receive` waits for messages; `send` never waits and says whether the message was taken."""
+    """One socket. `receive` waits for messages; `send` never waits and says what became of the message."""
 
     def __init__(self, socket: zmq.Socket[bytes], loop: asyncio.AbstractEventLoop) -> None:
         self.socket = socket
@@ -40,18 +55,75 @@ class Channel:
                 return messages
             await self._changed.wait()
 
-    def send(self, frames: list[bytes]) -> bool:
-        """Hand over a message without waiting. False: the peer is gone, or reads too slowly to be sent more."""
+    def send(self, frames: list[bytes]) -> Delivery:
+        """Hand over a message without waiting."""
         try:
             self.socket.send_multipart(frames, zmq.DONTWAIT, copy=True)
         except zmq.ZMQError as error:
-            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            if error.errno == zmq.EAGAIN:
+                return Delivery.FULL
+            if error.errno != zmq.EHOSTUNREACH:
                 log.warning("a message could not be sent: %s", error)
-            return False
+            return Delivery.GONE
         finally:
             self._changed.set()
-        return True
+        return Delivery.TAKEN
 
     def close(self) -> None:
         self._loop.remove_reader(self.socket.fileno())
         self.socket.close()
+
+
+class Outbox:
+    """Answers on a ROUTER. Those that a peer is too slow for are kept in order until it reads, and nobody waits for it."""
+
+    def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+        self._channel = channel
+        self._loop = loop
+        self._owed: dict[bytes, deque[list[bytes]]] = {}
+        self._sizes: dict[bytes, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def send(self, frames: list[bytes]) -> None:
+        """Send an answer, now or when its peer has read what came before. frames: the routing identity first."""
+        identity = frames[0]
+        owed = self._owed.get(identity)
+        if owed is None:
+            if self._channel.send(frames) is not Delivery.FULL:
+                return
+            owed = self._owed[identity] = deque()
+        size = self._sizes.get(identity, 0) + sum(map(len, frames))
+        if size > LARGEST_OWED:
+            log.warning("a client reads none of its answers: %d are dropped", len(owed) + 1)
+            self._drop(identity)
+            return
+        owed.append(frames)
+        self._sizes[identity] = size
+        self._later()
+
+    def _later(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(RETRY, self._retry)
+
+    def _retry(self) -> None:
+        self._timer = None
+        for identity, owed in list(self._owed.items()):
+            while owed:
+                delivery = self._channel.send(owed[0])
+                if delivery is Delivery.FULL:
+                    break
+                self._sizes[identity] -= sum(map(len, owed.popleft()))
+                if delivery is Delivery.GONE:
+                    owed.clear()
+            if not owed:
+                self._drop(identity)
+        if self._owed:
+            self._later()
+
+    def _drop(self, identity: bytes) -> None:
+        self._owed.pop(identity, None)
+        self._sizes.pop(identity, None)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

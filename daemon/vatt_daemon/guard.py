@@ -22,9 +22,15 @@ def check_submission(message: messages.Submission, settings: PathSettings, *, pa
     passed = set() if passed is None else passed
     if f"model {message.model}" not in passed:
         check_model(message.model)
+        passed.add(f"model {message.model}")
     if f"clip {message.path}" not in passed:
         check_input(message.path, settings.input_roots)
-    passed |= {f"model {message.model}", f"clip {message.path}"}
+        passed.add(f"clip {message.path}")
+    for field in ("base", "reference"):
+        named = getattr(message, field, None)
+        if named is not None and f"clip {named}" not in passed:
+            check_input(named, settings.input_roots, field=field)
+            passed.add(f"clip {named}")
     if isinstance(message, messages.Generate) and f"folder {message.output}" not in passed:
         check_output(message.output, settings.output_roots)
         passed.add(f"folder {message.output}")
@@ -50,9 +56,22 @@ def _inside(path: Path, roots: Sequence[str]) -> bool:
     return not roots or any(path.is_relative_to(Path(root).expanduser().resolve()) for root in roots)
 
 
-def check_input(text: str, roots: Sequence[str]) -> Path:
+def check_manifest(text: str, roots: Sequence[str]) -> Path:
+    """The resolved path of a manifest."""
+    return check_input(text, roots, field="manifest", kind="manifest")
+
+
+def check_report(text: str, roots: Sequence[str]) -> Path:
+    """The path of a report: its folder exists or can be made, and it is no folder itself."""
+    path = _absolute(text, "report")
+    if path.is_dir():
+        raise ForbiddenPath(f"The report {path} is a folder: name a file in it.", path=text)
+    return check_output(str(path.parent), roots) / path.name
+
+
+def check_input(text: str, roots: Sequence[str], *, field: str = "path", kind: str = "video file") -> Path:
     """The resolved path of a clip. Links and '..' are resolved before roots are compared."""
-    path = _absolute(text, "path")
+    path = _absolute(text, field)
     try:
         resolved = path.resolve(strict=True)
         mode = resolved.stat().st_mode
@@ -69,9 +88,9 @@ def check_input(text: str, roots: Sequence[str]) -> Path:
             f"The file {path} lies outside the folders that the daemon may read (paths.input_roots).", path=text
         )
     if stat.S_ISDIR(mode):
-        raise InputNotVisible(f"{path} is a folder: name a video file.", path=text)
+        raise InputNotVisible(f"{path} is a folder: name a {kind}.", path=text)
     if not stat.S_ISREG(mode):
-        raise ForbiddenPath(f"{path} is no regular file: name a video file.", path=text)
+        raise ForbiddenPath(f"{path} is no regular file: name a {kind}.", path=text)
     if not os.access(resolved, os.R_OK):
         raise ForbiddenPath(f"The file {path} may not be read: change its permissions.", path=text)
     return resolved

@@ -16,6 +16,7 @@ import sqlite3
 import sys
 import time
 import uuid
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,22 @@ from vatt_client.errors import ClientError
 from vatt_core.errors import DiskFull, ForbiddenPath, NotFound, VattError
 from vatt_core.weights import list_models
 from vatt_daemon import __version__, guard
-from vatt_daemon.channel import Channel
+from vatt_daemon.batch_store import BatchStore
+from vatt_daemon.batches import Batches
+from vatt_daemon.channel import Channel, Outbox
 from vatt_daemon.executor import Executor, LocalExecutor
 from vatt_daemon.keys import DOMAIN, Gatekeeper, KeyPair, load_key_pair
 from vatt_daemon.lock import SingleInstance
 from vatt_daemon.scheduler import Scheduler
 from vatt_daemon.settings import Folders, Settings
-from vatt_daemon.store import Store, StoredJob
+from vatt_daemon.store import StoredJob
 from vatt_daemon.watching import Watchers
+from vatt_daemon.wire_errors import error_body
 
 log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
-CAPABILITIES = ("suggest", "generate", "watch", "paths")
+CAPABILITIES = ("suggest", "generate", "batch", "watch", "unload", "paths")
 LOCAL_CLIENT = "local"
 
 
@@ -47,33 +51,6 @@ class PortInUse(VattError):
 
     code = "busy"
     exit_code = 9
-
-
-def error_body(error: Exception) -> dict[str, Any]:
-    """The map of an error answer."""
-    if isinstance(error, ClientError):
-        body = error.to_wire()
-    elif isinstance(error, VattError):
-        body = {
-            "code": error.code,
-            "message": error.message,
-            "retryable": error.retryable,
-            "retry_after": None,
-            "details": {
-                key: value if isinstance(value, str | int | float | bool | None) else str(value)
-                for key, value in error.details.items()
-            },
-        }
-    else:
-        log.error("internal error", exc_info=error)
-        body = {
-            "code": "internal",
-            "retryable": False,
-            "retry_after": None,
-            "details": {},
-            "message": f"The daemon could not do this ({type(error).__name__}: {error}). Its log says more.",
-        }
-    return {"type": "error", "error": body}
 
 
 class Server:
@@ -86,6 +63,7 @@ class Server:
         self._executor = executor
         self._began = time.monotonic()
         self._stop = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve. Raises VattError when the daemon cannot start: port in use, second instance, keys open to others."""
@@ -118,14 +96,21 @@ class Server:
             self._control = Channel(self._bind(context, self.settings.server.control_port, server_keys), loop)
             stack.callback(self._control.close)
 
-            self._store = Store(self.folders.database, instance=self.instance)
+            self._outboxes = {channel: Outbox(channel, loop) for channel in (self._jobs, self._control)}
+            for outbox in self._outboxes.values():
+                stack.callback(outbox.close)
+
+            self._store = BatchStore(self.folders.database, instance=self.instance)
             stack.callback(self._store.close)
             executor = self._executor or LocalExecutor(self.settings, self.folders)
-            self._watchers = Watchers(self._jobs)
+            self._watchers = Watchers(self._jobs, loop, self._look_up)
+            stack.callback(self._watchers.close)
             self._scheduler = Scheduler(
-                self._store, executor, self.settings.jobs, self._watchers.publish, receipts=self.folders.receipts
+                self._store, executor, self.settings.jobs, self._publish, receipts=self.folders.receipts
             )
+            self._batches = Batches(self._store, self._scheduler, self._publish, self.settings.paths)
             self._scheduler.recover()
+            self._batches.recover()
             self._scheduler.dispatch()
 
             file = self._publish_connection(server_keys, client_keys)
@@ -151,6 +136,7 @@ class Server:
             done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
             # The gate and the control socket stay open: whoever asks meanwhile still gets an answer.
             tasks[1].cancel()
+            await self._batches.stop()
             await self._scheduler.stop()
             for task in (*tasks, stopped):
                 task.cancel()
@@ -243,7 +229,7 @@ class Server:
             try:
                 with self._store.transaction():
                     for identity, request, message, answer in group:
-                        if message is not None:
+                        if message is not None and not isinstance(message, messages.Batch):
                             problem = problems.get(id(message))
                             answer = (
                                 error_body(problem)
@@ -258,10 +244,36 @@ class Server:
                 answers = [error_body(error) if item[2] is not None else item[3] for item in group]
             for job in accepted:
                 self._scheduler.add(job)
-            for (identity, request, _, _), answer in zip(group, answers, strict=True):
-                self._reply(self._jobs, identity, request, answer)
+            for (identity, request, message, _), answer in zip(group, answers, strict=True):
+                if isinstance(message, messages.Batch):
+                    self._in_background(self._accept_batch(identity, request, message))
+                else:
+                    self._reply(self._jobs, identity, request, answer)
             self._scheduler.dispatch()
             await asyncio.sleep(0)
+
+    async def _accept_batch(self, identity: bytes, request: bytes, message: messages.Batch) -> None:
+        """A batch takes a while to be stored; everybody else is served meanwhile."""
+        try:
+            answer = {"type": "ok"} | await self._batches.accept(message, client=LOCAL_CLIENT)
+        except Exception as error:
+            answer = error_body(error)
+        self._reply(self._jobs, identity, request, answer)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _publish(self, job: str, event: dict[str, Any]) -> None:
+        """Tell everybody who wants to know that something has happened to a job."""
+        self._watchers.publish(job, event)
+        if event["event"] == "state":
+            self._batches.heard(event)
+
+    def _look_up(self, job: str) -> dict[str, Any] | None:
+        found = self._store.find(job)
+        return None if found is None else self._describe(found)
 
     def _check_named(self, submissions: list[messages.Submission]) -> dict[int, Exception]:
         problems: dict[int, Exception] = {}
@@ -286,7 +298,7 @@ class Server:
             return identity, request, None, error_body(error)
 
     def _reply(self, channel: Channel, identity: bytes, request: bytes, answer: dict[str, Any]) -> None:
-        channel.send([identity, messages.VERSION_FRAME, request, messages.pack(answer)])
+        self._outboxes[channel].send([identity, messages.VERSION_FRAME, request, messages.pack(answer)])
 
     def _answer(
         self,
@@ -338,7 +350,7 @@ class Server:
         return found
 
     def _describe(self, job: StoredJob) -> dict[str, Any]:
-        return job.to_wire() | {"progress": self._scheduler.progress(job.id)}
+        return job.to_wire() | {"progress": self._scheduler.progress(job.id) or self._batches.progress(job.id)}
 
     def _inform(self, message: messages.Message) -> dict[str, Any]:
         """The answers of everything that only looks, and of cancel and shutdown."""
@@ -360,11 +372,16 @@ class Server:
             history = {"history": self._store.history(job.id)} if message.history else {}
             return {"job": self._describe(job) | history}
         if isinstance(message, messages.List):
-            jobs, following = self._store.page(states=message.states, limit=message.limit, before=message.before)
-            return {"jobs": [job.to_wire(short=True) for job in jobs], "next": following}
+            jobs, following = self._store.page(
+                states=message.states, limit=message.limit, before=message.before, batch=message.batch
+            )
+            return {"jobs": [job.to_wire(short=not message.results) for job in jobs], "next": following}
         if isinstance(message, messages.Cancel):
-            job = self._scheduler.cancel(self._get(message.job).id)
+            job = self._get(message.job)
+            job = self._batches.cancel(job) if job.kind == messages.Batch.TYPE else self._scheduler.cancel(job.id)
             return {"job": job.id, "state": job.state}
+        if isinstance(message, messages.Unload):
+            return {"models": self._scheduler.unload(message.model)}
         if isinstance(message, messages.Models):
             return {
                 "models": [

@@ -8,6 +8,7 @@ below one folder, which is how tests and the demonstration leave nothing behind.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import tomllib
 import types
@@ -251,6 +252,7 @@ def load_settings(
     )
 
 
+@functools.cache
 def _tables() -> dict[str, dict[str, Any]]:
     hints = typing.get_type_hints(Settings)
     return {name: typing.get_type_hints(kind) for name, kind in hints.items()}

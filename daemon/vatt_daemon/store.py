@@ -128,20 +128,21 @@ class StoredJob:
         return body
 
 
-_COLUMNS = (
+COLUMNS = (
     "id, client, kind, priority, state, attempt, seed, request, result, error, created, started, finished, "
     "expires, sequence, batch, position"
 )
 
 
-def _row(row: Sequence[Any]) -> StoredJob:
+def to_job(row: Sequence[Any]) -> StoredJob:
+    """A row with the COLUMNS."""
     values = list(row)
     for place in (7, 8, 9):
         values[place] = None if values[place] is None else msgpack.unpackb(values[place])
     return StoredJob(*values)
 
 
-def fingerprint(message: messages.Submission) -> bytes:
+def fingerprint(message: messages.Submission | messages.Batch) -> bytes:
     """What must be equal for two submissions to be the same: everything except the key and the time left."""
     body = message.to_wire()
     body.pop("idempotency_key", None)
@@ -292,10 +293,10 @@ class Store:
         key = message.idempotency_key or str(uuid.uuid4())
         mark = fingerprint(message)
         known = self._db.execute(
-            f"SELECT {_COLUMNS}, fingerprint FROM jobs WHERE client = ? AND idempotency_key = ?", (client, key)
+            f"SELECT {COLUMNS}, fingerprint FROM jobs WHERE client = ? AND idempotency_key = ?", (client, key)
         ).fetchone()
         if known is not None:
-            job = _row(known[:-1])
+            job = to_job(known[:-1])
             if known[-1] != mark:
                 raise BadRequest(
                     f"The idempotency key '{key}' was used for another request (job {job.id}): use a new key.",
@@ -328,8 +329,8 @@ class Store:
         return self.get(identity), False
 
     def find(self, job: str) -> StoredJob | None:
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job,)).fetchone()
-        return None if row is None else _row(row)
+        row = self._db.execute(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (job,)).fetchone()
+        return None if row is None else to_job(row)
 
     def get(self, job: str) -> StoredJob:
         found = self.find(job)
@@ -412,10 +413,10 @@ class Store:
                 self._db.execute("UPDATE jobs SET recoveries = recoveries + 1 WHERE id = ?", (job,))
                 self.requeue(job, note="the daemon was gone while it ran", uncount=True)
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE state = ? AND kind != 'batch' AND batch IS NULL ORDER BY sequence",
+            f"SELECT {COLUMNS} FROM jobs WHERE state = ? AND kind != 'batch' AND batch IS NULL ORDER BY sequence",
             (QUEUED,),
         ).fetchall()
-        return [_row(row) for row in rows]
+        return [to_job(row) for row in rows]
 
     def page(
         self,
@@ -436,10 +437,10 @@ class Store:
             conditions.append("sequence < ?")
             values.append(before)
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE {' AND '.join(conditions)} ORDER BY sequence DESC LIMIT ?",
+            f"SELECT {COLUMNS} FROM jobs WHERE {' AND '.join(conditions)} ORDER BY sequence DESC LIMIT ?",
             [*values, limit + 1],
         ).fetchall()
-        jobs = [_row(row) for row in rows[:limit]]
+        jobs = [to_job(row) for row in rows[:limit]]
         return jobs, jobs[-1].sequence if len(rows) > limit else None
 
     def history(self, job: str) -> list[dict[str, Any]]:
@@ -461,6 +462,8 @@ class Store:
         ).fetchone()
         oldest = self._db.execute(
             "SELECT id, finished, LENGTH(request) + COALESCE(LENGTH(result), 0) FROM jobs WHERE finished IS NOT NULL "
+            # The report of a batch that is under way needs all of its items.
+            "AND (batch IS NULL OR batch NOT IN (SELECT id FROM jobs WHERE kind = 'batch' AND finished IS NULL)) "
             "ORDER BY finished, sequence LIMIT ?",
             (at_most,),
         ).fetchall()

@@ -1,59 +1,156 @@
-"""Who wants to hear of which jobs. Nobody is waited for: a reader that cannot take more is dropped and asks `get`."""
+"""Who wants to hear of which jobs. Nobody is waited for: a slow reader misses progress, and gets states when it reads."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from vatt_client import messages
 from vatt_client.replies import ENDED
 
-from vatt_daemon.channel import Channel
+from vatt_daemon.channel import RETRY, Channel, Delivery
 
 LARGEST_WATCHES = 10_000
+LARGEST_OWED = 10_000
+"""Jobs whose state is owed to one reader. Whoever reads nothing for longer loses its watch, and asks `get`."""
+
+_Key = tuple[bytes, bytes]
 
 
 @dataclass
 class _Watch:
-    """One `watch` request: where its events go. `jobs` None: all jobs."""
+    """One `watch` request: where its events go. jobs: None for all. owed: jobs whose state has not been taken yet."""
 
     identity: bytes
     request: bytes
     jobs: set[str] | None
     progress: bool
+    owed: dict[str, None] = field(default_factory=dict)
 
 
 class Watchers:
     """The watches of all connections of the jobs socket."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        loop: asyncio.AbstractEventLoop,
+        look_up: Callable[[str], dict[str, Any] | None],
+    ) -> None:
+        """look_up: the map of a job as it is now, None if it is not known any more."""
         self._channel = channel
-        self._watches: dict[tuple[bytes, bytes], _Watch] = {}
+        self._loop = loop
+        self._look_up = look_up
+        self._watches: dict[_Key, _Watch] = {}
+        self._by_job: dict[str, set[_Key]] = {}
+        self._of_all: set[_Key] = set()
+        self._behind: set[_Key] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._watches)
 
     def add(self, identity: bytes, request: bytes, *, jobs: set[str] | None, progress: bool) -> None:
+        """jobs: ids of jobs that have not ended; None: all jobs."""
+        self.remove(identity, request)
         while len(self._watches) >= LARGEST_WATCHES:
-            self._watches.pop(next(iter(self._watches)))
-        self._watches[(identity, request)] = _Watch(identity, request, jobs, progress)
+            self.remove(*next(iter(self._watches)))
+        key = (identity, request)
+        self._watches[key] = _Watch(identity, request, jobs, progress)
+        if jobs is None:
+            self._of_all.add(key)
+        for job in jobs or ():
+            self._by_job.setdefault(job, set()).add(key)
 
     def remove(self, identity: bytes, request: bytes) -> bool:
-        return self._watches.pop((identity, request), None) is not None
+        key = (identity, request)
+        watch = self._watches.pop(key, None)
+        if watch is None:
+            return False
+        self._of_all.discard(key)
+        self._behind.discard(key)
+        for job in watch.jobs or ():
+            self._forget(job, key)
+        return True
+
+    def _forget(self, job: str, key: _Key) -> None:
+        keys = self._by_job.get(job)
+        if keys is not None:
+            keys.discard(key)
+            if not keys:
+                del self._by_job[job]
 
     def publish(self, job: str, event: dict[str, Any]) -> None:
         """Send an event to everybody who watches the job. A watch ends with the end of its last job."""
-        data: bytes | None = None
-        ended = event["event"] == "state" and event["job"]["state"] in ENDED
-        for key, watch in list(self._watches.items()):
-            if watch.jobs is not None and job not in watch.jobs:
-                continue
-            if event["event"] == "progress" and not watch.progress:
-                continue
-            if data is None:
-                data = messages.pack(event)
-            taken = self._channel.send([watch.identity, messages.VERSION_FRAME, watch.request, data])
-            if ended and watch.jobs is not None:
+        keys = [*self._by_job.get(job, ()), *self._of_all]
+        if not keys:
+            return
+        data = messages.pack(event)
+        if event["event"] == "progress":
+            for key in keys:
+                self._report(key, data)
+            return
+        ended = event["job"]["state"] in ENDED
+        for key in keys:
+            self._tell(key, job, data)
+            watch = self._watches.get(key)
+            if ended and watch is not None and watch.jobs is not None:
                 watch.jobs.discard(job)
-            if not taken or (watch.jobs is not None and not watch.jobs):
-                self._watches.pop(key, None)
+                self._forget(job, key)
+                self._end_if_done(key, watch)
+
+    def _report(self, key: _Key, data: bytes) -> None:
+        watch = self._watches[key]
+        # Progress may be lost, and must not overtake a state that is owed.
+        if watch.progress and not watch.owed and self._send(watch, data) is Delivery.GONE:
+            self.remove(*key)
+
+    def _tell(self, key: _Key, job: str, data: bytes) -> None:
+        watch = self._watches[key]
+        delivery = Delivery.FULL if watch.owed else self._send(watch, data)
+        if delivery is Delivery.FULL:
+            watch.owed[job] = None
+            self._behind.add(key)
+            self._later()
+        if delivery is Delivery.GONE or len(watch.owed) > LARGEST_OWED:
+            self.remove(*key)
+
+    def _send(self, watch: _Watch, data: bytes) -> Delivery:
+        return self._channel.send([watch.identity, messages.VERSION_FRAME, watch.request, data])
+
+    def _end_if_done(self, key: _Key, watch: _Watch) -> None:
+        if watch.jobs is not None and not watch.jobs and not watch.owed:
+            self.remove(*key)
+
+    def _later(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(RETRY, self._retry)
+
+    def _retry(self) -> None:
+        """Send what is owed: each job as it is by now."""
+        self._timer = None
+        for key in list(self._behind):
+            self._catch_up(key, self._watches[key])
+        if self._behind:
+            self._later()
+
+    def _catch_up(self, key: _Key, watch: _Watch) -> None:
+        while watch.owed:
+            job = next(iter(watch.owed))
+            body = self._look_up(job)
+            if body is not None:
+                delivery = self._send(watch, messages.pack({"type": "event", "event": "state", "job": body}))
+                if delivery is Delivery.FULL:
+                    return
+                if delivery is Delivery.GONE:
+                    self.remove(*key)
+                    return
+            del watch.owed[job]
+        self._behind.discard(key)
+        self._end_if_done(key, watch)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import PurePath
 from typing import Any
 
 from vatt_client.errors import BadRequest
@@ -166,7 +167,45 @@ def _check_identifiers(rule: Rule, name: str, value: Any) -> tuple[str, ...]:
     return tuple(_check_identifier(rule, f"{name}[{number}]", item) for number, item in enumerate(value))
 
 
+def _check_map(rule: Rule, name: str, value: Any) -> dict[str, Any]:
+    """What a map may hold is checked where it is used: the fields of an item decide about that item alone."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _refusal(name, "must be a map with texts as keys", rule)
+    return dict(_within(rule, name, value, len(value)))
+
+
+def _check_maps(rule: Rule, name: str, value: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(value, list | tuple):
+        raise _refusal(name, "must be a list of maps", rule)
+    _within(rule, name, value, len(value))
+    each = Rule("map", "", 0, LARGEST_MAP, "entries")
+    return tuple(_check_map(each, f"{name}[{number}]", item) for number, item in enumerate(value))
+
+
+def _check_texts(rule: Rule, name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise _refusal(name, "must be a list of texts", rule)
+    _within(rule, name, value, len(value))
+    each = Rule("text", "", 0, LONGEST_TEXT, "characters")
+    return tuple(_check_text(each, f"{name}[{number}]", item) for number, item in enumerate(value))
+
+
+def _check_times(rule: Rule, name: str, value: Any) -> tuple[Fraction, ...]:
+    if not isinstance(value, list | tuple):
+        raise _refusal(name, "must be a list of times in seconds", rule)
+    _within(rule, name, value, len(value))
+    each = Rule("time", "", 0, MAXIMUM_SECONDS, "s")
+    times = tuple(_check_time(each, f"{name}[{number}]", item) for number, item in enumerate(value))
+    if any(later <= earlier for earlier, later in itertools.pairwise(times)):
+        raise _refusal(name, "must have rising times", rule)
+    return times
+
+
 MAXIMUM_SECONDS = 1_000_000.0
+LONGEST_TEXT = 1000
+"""Characters of one text of a list."""
+LARGEST_MAP = 256
+"""Entries of a map, here and in msgpack."""
 
 _CHECKS = {
     "text": _check_text,
@@ -177,12 +216,18 @@ _CHECKS = {
     "time": _check_time,
     "time map": _check_time_map,
     "identifiers": _check_identifiers,
+    "texts": _check_texts,
+    "times": _check_times,
+    "map": _check_map,
+    "maps": _check_maps,
 }
 
 
 def _field(rule: Rule, default: Any) -> Any:
     if default is ...:
         return dataclasses.field(metadata={"rule": rule})
+    if isinstance(default, Mapping):
+        return dataclasses.field(default_factory=dict, metadata={"rule": rule})
     if default is None:
         rule = dataclasses.replace(rule, optional=True)
     return dataclasses.field(default=default, metadata={"rule": rule})
@@ -198,6 +243,14 @@ def identifier(explanation: str, *, default: Any = ...) -> Any:
 
 def identifiers(explanation: str, *, default: Any = ..., longest: int = 10_000) -> Any:
     return _field(Rule("identifiers", explanation, 0, longest, "items"), default)
+
+
+def texts(explanation: str, *, default: Any = ..., longest: int = 4096) -> Any:
+    return _field(Rule("texts", explanation, 0, longest, "items"), default)
+
+
+def times(explanation: str, *, default: Any = ..., shortest: int = 0, longest: int = 4096) -> Any:
+    return _field(Rule("times", explanation, shortest, longest, "items"), default)
 
 
 def choice(explanation: str, *choices: Any, default: Any = ...) -> Any:
@@ -227,6 +280,14 @@ def time_map(explanation: str, *, default: Any = ...) -> Any:
     return _field(Rule("time map", explanation, 2, 4096, "points"), default)
 
 
+def mapping(explanation: str, *, default: Any = ...) -> Any:
+    return _field(Rule("map", explanation, 0, LARGEST_MAP, "entries"), default)
+
+
+def maps(explanation: str, *, default: Any = ..., longest: int = 10_000) -> Any:
+    return _field(Rule("maps", explanation, 0, longest, "items"), default)
+
+
 _RULES: dict[type, dict[str, tuple[Rule, Any]]] = {}
 
 
@@ -235,10 +296,15 @@ def rules(message: type) -> dict[str, tuple[Rule, Any]]:
     found = _RULES.get(message)
     if found is None:
         found = _RULES[message] = {
-            field.name: (field.metadata["rule"], ... if field.default is dataclasses.MISSING else field.default)
-            for field in dataclasses.fields(message)
+            field.name: (field.metadata["rule"], _default(field)) for field in dataclasses.fields(message)
         }
     return found
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return ... if field.default is dataclasses.MISSING else field.default
 
 
 def check_fields(name: str, known: Mapping[str, Any], body: Mapping[Any, Any]) -> None:
@@ -253,9 +319,13 @@ def check_fields(name: str, known: Mapping[str, Any], body: Mapping[Any, Any]) -
 
 
 def to_wire(value: Any) -> Any:
-    """The form of a value on the wire: fractions as texts 'n/d', tuples as lists."""
+    """The form of a value on the wire: fractions as texts 'n/d', paths as texts, tuples as lists."""
     if isinstance(value, Fraction):
         return str(value)
-    if isinstance(value, tuple):
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, list | tuple):
         return [to_wire(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: to_wire(item) for key, item in value.items()}
     return value

@@ -1,4 +1,7 @@
-"""One encrypted ZeroMQ connection to one socket of the daemon: requests out, answers and events in, never a hang."""
+"""One encrypted ZeroMQ connection to one socket of the daemon: requests out, answers and events in, never a hang.
+
+A `Link` never waits by itself. How its user waits (blocking, or on an asyncio loop) is the business of a `Waiter`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,15 @@ import contextlib
 import itertools
 import secrets
 import struct
-import time
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import zmq
 
 from vatt_client import errors, messages
 from vatt_client.connection import Connection, process_exists
 
-TICK = 0.1
-"""Seconds between two looks at whether the daemon's process is still there."""
 HEARTBEAT = 2000
 HEARTBEAT_LIMIT = 6000
 """Milliseconds of ZeroMQ's own heartbeats on an idle connection."""
@@ -31,15 +32,14 @@ _HANDSHAKE_FAILED = (
 
 
 class Link:
-    """A DEALER with its monitor. Events (answers that carry a watch's request id) are kept until asked for."""
+    """A DEALER with its monitor. `begin` a request, `send` its frames, `receive` until `take` has its answer."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], connection: Connection, address: str) -> None:
         self._connection = connection
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_bytes(6)
-        self._answers: dict[bytes, dict[str, Any]] = {}
-        self._awaited: set[bytes] = set()
-        self.events: list[tuple[bytes, dict[str, Any]]] = []
+        self._answers: dict[bytes, dict[str, Any] | None] = {}
+        self._events: dict[bytes, deque[dict[str, Any]]] = {}
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         # Without it, a message to a daemon that is not there would wait in the socket and look as if sent.
@@ -51,42 +51,87 @@ class Link:
         self.socket.curve_serverkey = connection.server_public.encode()
         self.socket.curve_publickey = connection.client_public.encode()
         self.socket.curve_secretkey = connection.client_secret.encode()
-        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        wanted = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         for event in _HANDSHAKE_FAILED:
-            events |= event
-        self._monitor = self.socket.get_monitor_socket(events)
+            wanted |= event
+        self.monitor = self.socket.get_monitor_socket(wanted)
         self._ready = False
         self._refused = 0
         self.socket.connect(address)
 
-    def request(self, message: messages.Message, *, timeout: float) -> tuple[bytes, dict[str, Any]]:
-        """Send a request and wait for its answer: (request id, the answer's map).
-
-        Raises the typed error of an error answer; WrongKey, DaemonLost or DaemonTimeout when none comes.
-        """
+    def begin(self, *, events: bool = False) -> bytes:
+        """A new request id, whose answer is kept until it is taken; with `events`, also what comes with it later."""
         identity = self._prefix + next(self._numbers).to_bytes(6, "big")
-        end = time.monotonic() + timeout
-        frames = [messages.VERSION_FRAME, identity, messages.pack(message.to_wire())]
-        self._wait(lambda: self._send(frames), end, message.TYPE)
-        self._awaited.add(identity)
+        self._answers[identity] = None
+        if events:
+            self._events[identity] = deque()
+        return identity
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """Hand over a message. False: it cannot be taken yet, the handshake is not done or too much is under way."""
         try:
-            self._wait(lambda: identity in self._answers, end, message.TYPE)
-        finally:
-            self._awaited.discard(identity)
-        answer = self._answers.pop(identity)
+            self.socket.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def take(self, identity: bytes) -> dict[str, Any] | None:
+        """The answer to a request, None while there is none. Raises the typed error of an error answer."""
+        answer = self._answers.get(identity)
+        if answer is None:
+            return None
+        del self._answers[identity]
         if answer.get("type") == "error":
             raise errors.from_wire(answer.get("error") or {})
-        return identity, answer
+        return answer
 
-    def pump(self, seconds: float) -> None:
-        """Take in what comes within so many seconds; returns after the first messages, or when the time is up."""
-        self._read_monitor()
-        if self.socket.poll(int(max(0.0, seconds) * 1000)):
-            self._read()
+    def next_event(self, identity: bytes) -> dict[str, Any] | None:
+        """The oldest event of a watch that has not been taken yet."""
+        waiting = self._events.get(identity)
+        return waiting.popleft() if waiting else None
+
+    def forget(self, identity: bytes, *, events: bool = True) -> None:
+        """Nobody waits for the answer any more, nor for events of that request."""
+        self._answers.pop(identity, None)
+        if events:
+            self._events.pop(identity, None)
+
+    def receive(self) -> bool:
+        """Take in everything that has come, without waiting. Returns whether anything had."""
+        known = self._ready, self._refused
+        while self.monitor.poll(0):
+            # Read by hand: zmq.utils.monitor imports asyncio, which takes longer than all the rest of the client.
+            self._monitored(struct.unpack("=Hi", self.monitor.recv_multipart()[0])[0])
+        something = known != (self._ready, self._refused)
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return something
+            something = True
+            if len(frames) >= 3:
+                with contextlib.suppress(errors.BadRequest):
+                    self._sort(frames[1], messages.unpack(frames[2], largest_map=100_000, largest_list=1_000_000))
+
+    def _sort(self, identity: bytes, body: dict[str, Any]) -> None:
+        if body.get("type") != "event":
+            if identity in self._answers:
+                self._answers[identity] = body
+        elif identity in self._events:
+            self._events[identity].append(body)
+
+    def _monitored(self, event: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._ready, self._refused = True, 0
+        elif event == zmq.EVENT_DISCONNECTED:
+            self._ready = False
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._refused = CERTAINLY
+        elif event in _HANDSHAKE_FAILED:
+            self._refused += 1
 
     def check_alive(self) -> None:
         """Raise DaemonLost when the daemon's process is gone, WrongKey when it refuses this client's key."""
-        self._read_monitor()
         if not process_exists(self._connection.pid):
             raise errors.DaemonLost(
                 "The daemon has ended. Jobs that it had accepted are kept; they go on after 'vatt daemon start'.",
@@ -98,57 +143,24 @@ class Link:
                 "with 'vatt daemon stop' and 'vatt daemon start'."
             )
 
-    def _send(self, frames: list[bytes]) -> bool:
-        try:
-            self.socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        return True
-
-    def _wait(self, done: Callable[[], bool], end: float, name: str) -> None:
-        while not done():
-            left = end - time.monotonic()
-            if left <= 0:
-                self.check_alive()
-                raise errors.DaemonTimeout(f"The daemon did not answer '{name}' in time. See 'vatt daemon status'.")
-            if self._ready:
-                self.pump(min(left, TICK))
-            else:
-                # Nothing can be sent before the handshake; the monitor tells when it is done, or why not.
-                self._monitor.poll(int(min(left, TICK) * 1000))
-                self._read()
-            self.check_alive()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                frames = self.socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            if len(frames) < 3:
-                continue
-            with contextlib.suppress(errors.BadRequest):
-                body = messages.unpack(frames[2], largest_map=100_000, largest_list=1_000_000)
-                if body.get("type") == "event":
-                    self.events.append((frames[1], body))
-                elif frames[1] in self._awaited:
-                    self._answers[frames[1]] = body
-
-    def _read_monitor(self) -> None:
-        while self._monitor.poll(0):
-            # Read by hand: zmq.utils.monitor imports asyncio, which takes longer than all the rest of the client.
-            event, _value = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._ready, self._refused = True, 0
-            elif event == zmq.EVENT_DISCONNECTED:
-                self._ready = False
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._refused = CERTAINLY
-            elif event in _HANDSHAKE_FAILED:
-                self._refused += 1
-
     def close(self) -> None:
         with contextlib.suppress(zmq.ZMQError):
             self.socket.disable_monitor()
-        self._monitor.close(linger=0)
+        self.monitor.close(linger=0)
         self.socket.close(linger=0)
+
+
+class Waiter(Protocol):
+    """How a session waits for its links. All of a session's waiting goes through here."""
+
+    def attach(self, link: Link) -> None:
+        """A link was made; called before anything is awaited on it."""
+
+    def detach(self, link: Link) -> None:
+        """A link is about to be closed."""
+
+    async def wait(self, link: Link, seconds: float) -> None:
+        """Return when something has come on the link (it is received by then), or after so many seconds."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""

@@ -6,7 +6,7 @@ Fields that a client does not know are left out, so that a newer daemon can add 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -73,12 +73,13 @@ class Caption(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestions(Reply):
-    """Answer of a `suggest` job. `duration` of the range and `seconds` spent per stage, in seconds."""
+    """Answer of a `suggest` job. `duration` of the range, `cuts` in it and `seconds` spent per stage, in seconds."""
 
     captions: list[Caption]
     seed: int | None = None
     model: str = ""
     duration: float = 0.0
+    cuts: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -92,7 +93,7 @@ class Take(Reply):
     """One soundtrack: absolute paths of its files, and what it was made from.
 
     samples: length at `sample_rate` Hz. onsets: seconds in the range at which sounds begin. loudness: LUFS, None for
-    silence. preview, muxed: only when a preview was asked for.
+    silence. preview, muxed: only when they were asked for. scores: by name, None where not known, see docs/sound.md.
     """
 
     wav: str
@@ -105,17 +106,20 @@ class Take(Reply):
     sample_rate: int = 48_000
     onsets: list[float] = field(default_factory=list)
     loudness: float | None = None
+    scores: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Takes(Reply):
-    """Answer of a `generate` job. `seconds`: time spent per stage, for all takes together."""
+    """Answer of a `generate` job, the best take first. `cuts`: seconds in the range at which shots change. `seconds`: time
+    spent per stage, for all takes together."""
 
     takes: list[Take]
     caption: str = ""
     model: str = ""
     model_hash: str = ""
     duration: float = 0.0
+    cuts: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -126,7 +130,8 @@ class Takes(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Reply):
-    """A job as it is. Times are seconds since 1970; `error` is an error map, see errors.from_wire."""
+    """A job as it is. Times are seconds since 1970; `error` is an error map, see errors.from_wire. An item of a batch names
+    the batch and its position in it, from 0."""
 
     id: str
     kind: str
@@ -142,6 +147,8 @@ class Job(Reply):
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     history: list[dict[str, Any]] | None = None
+    batch: str | None = None
+    position: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -163,6 +170,65 @@ class Job(Reply):
         """The takes of a `generate` job that is done; raises its error otherwise."""
         self.raise_for_state()
         return Takes.from_wire(self.result or {"takes": []})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchItem(Reply):
+    """What became of one item. kept: an earlier job had made it, and its files were found whole. error: an error map."""
+
+    position: int
+    job: str
+    state: str
+    path: str | None = None
+    kept: bool = False
+    takes: list[Take] = field(default_factory=list)
+    error: dict[str, Any] | None = None
+
+    @classmethod
+    def from_job(cls, job: Job) -> Self:
+        return cls(
+            position=job.position or 0,
+            job=job.id,
+            state=job.state,
+            path=(job.request or {}).get("path"),
+            kept=job.state == DONE and job.attempt == 0,
+            takes=job.takes().takes if job.state == DONE else [],
+            error=job.error,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchReport(Reply):
+    """What became of a batch and of each of its items, in the order of the manifest.
+
+    counts: items by state, and how many of those done were `kept`. created, finished: seconds since 1970.
+    """
+
+    job: str
+    state: str
+    counts: dict[str, int]
+    items: list[BatchItem]
+    created: float = 0.0
+    finished: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item is done."""
+        return all(item.state == DONE for item in self.items)
+
+    @classmethod
+    def from_jobs(cls, batch: Job, items: Iterable[Job]) -> Self:
+        found = sorted((BatchItem.from_job(item) for item in items), key=lambda item: item.position)
+        counts = {state: sum(item.state == state for item in found) for state in STATES}
+        counts["kept"] = sum(item.kept for item in found)
+        return cls(
+            job=batch.id,
+            state=batch.state,
+            counts=counts,
+            items=found,
+            created=batch.created,
+            finished=batch.finished,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ NAMES = {
     "vatt_client.errors": "BadMedia BadModel BadRequest Busy Cancelled ClientError ConnectionProblem DaemonLost "
     "DaemonNotRunning DaemonTimeout DiskFull ForbiddenPath InputNotVisible Internal LimitsExceeded NotFound OutOfMemory "
     "Unauthorised UnsupportedVersion WorkerCrash WrongKey",
-    "vatt_client.replies": "Caption DaemonStatus Job Pong Progress Suggestions Take Takes Welcome",
+    "vatt_client.replies": "BatchItem BatchReport Caption DaemonStatus Job Pong Progress Suggestions Take Takes Welcome",
     "vatt_core.errors": "BadMedia BadModel BadRequest Cancelled DiskFull ForbiddenPath InputNotVisible LimitsExceeded "
     "NotFound OutOfMemory VattError",
     "vatt_core.requests": "ClipRequest GenerateRequest GenerateResult SuggestRequest SuggestResult Suggestion Take",
@@ -52,13 +52,18 @@ CLIENT = {
     "ping": ("timeout",),
     "status": (),
     "models": (),
+    "unload": ("model",),
     "get": ("job", "history"),
-    "list": ("states", "limit"),
+    "list": ("states", "limit", "batch", "results"),
     "cancel": ("job",),
     "shutdown": (),
     "submit": ("message",),
     "wait": ("job", "on_progress", "timeout"),
     "watch": ("jobs", "on_progress", "timeout"),
+    "watch_all": ("on_progress",),
+    "batch": ("items", "on_progress", "timeout", "options"),
+    "submit_batch": ("items", "options"),
+    "report": ("batch",),
     "suggest": ("path", "on_progress", "timeout", "options"),
     "generate": ("path", "output", "on_progress", "timeout", "options"),
     "run": ("message", "on_progress", "timeout"),
@@ -81,7 +86,8 @@ def test_modules_offer_their_names(module: str) -> None:
 
 def test_the_client_package_offers_these_and_no_more() -> None:
     assert sorted(vatt_client.__all__) == [
-        "Caption", "Client", "ClientError", "Generate", "Job", "Progress", "Suggest", "Suggestions", "Take", "Takes",
+        "AsyncClient", "Batch", "BatchItem", "BatchReport", "Caption", "Client", "ClientError", "Generate", "Job",
+        "Progress", "Suggest", "Suggestions", "Take", "Takes",
     ]  # fmt: skip
     assert all(hasattr(vatt_client, name) for name in vatt_client.__all__)
 
@@ -94,6 +100,7 @@ def parameters(owner: type, method: str) -> list[str]:
 @pytest.mark.parametrize("method", CLIENT)
 def test_the_client_keeps_its_methods(method: str) -> None:
     assert [name for name in CLIENT[method] if name not in parameters(vatt_client.Client, method)] == []
+    assert parameters(vatt_client.Client, method) == parameters(vatt_client.AsyncClient, method)
 
 
 @pytest.mark.parametrize("method", PIPELINE)

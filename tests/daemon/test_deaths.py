@@ -159,14 +159,24 @@ def test_a_database_of_a_newer_version_or_none_at_all_is_refused(home: Any) -> N
 
 
 def test_a_watcher_of_everything_hears_of_the_jobs_of_others(home: Any, client: Client) -> None:
-    heard: list[str] = []
-    with home.client() as other:
-        identity, _ = other._jobs.request(messages.Watch(), timeout=5)
-        job = client.run(home.generate("plain")).id
-        end = time.monotonic() + 10
-        while "done" not in heard and time.monotonic() < end:
-            other._jobs.pump(0.1)
-            events, other._jobs.events = other._jobs.events, []
-            heard += [event["job"]["state"] for request, event in events
-                      if request == identity and event["event"] == "state" and event["job"]["id"] == job]  # fmt: skip
-    assert heard == ["running", "done"]
+    heard: list[tuple[str, str]] = []
+    watching, ended = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        with home.client() as other:
+            for job in other.watch_all(on_progress=lambda _: watching.set()):
+                heard.append((job.id, job.state))
+                if job.state == "done":
+                    break
+        ended.set()
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    first = client.submit(home.generate("slow 1000"))
+    assert watching.wait(20)  # its progress was heard, so the watch stands
+    client.cancel(first)
+    client.wait(first)
+    plain = client.run(home.generate("plain")).id
+    assert ended.wait(20)
+    thread.join()
+    assert [state for job, state in heard if job == plain] == ["running", "done"]

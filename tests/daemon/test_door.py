@@ -131,7 +131,7 @@ def test_unknown_fields_and_values_out_of_range_are_refused_by_name(shared: Any,
 
 def raw(client: Client, body: bytes, *, version: bytes = messages.VERSION_FRAME) -> dict[str, Any]:
     """Send any bytes on the jobs socket of a client and return the answer."""
-    link = client._jobs
+    link = client.session.link("jobs")
     number = secrets.token_bytes(8)
     link.socket.send_multipart([version, number, body])
     while link.socket.poll(5000):
@@ -155,15 +155,15 @@ def test_garbage_is_answered_and_the_next_message_served(guest: Client) -> None:
                  b"\xdd\x00\x0f\x00\x00" + b"\x80" * 983040,
                  messages.pack({"type": "shutdown"})):  # fmt: skip
         assert raw(guest, body)["error"]["code"] == "bad_request"
-    guest._jobs.socket.send_multipart([b"x"])
-    guest._jobs.socket.send_multipart([messages.VERSION_FRAME, b"y" * 1000, b""])
+    guest.session.link("jobs").socket.send_multipart([b"x"])
+    guest.session.link("jobs").socket.send_multipart([messages.VERSION_FRAME, b"y" * 1000, b""])
     assert guest.ping()
     assert raw(guest, messages.pack({"type": "ping"}))["type"] == "ok"
 
 
 def test_a_message_above_the_limit_ends_that_connection_only(shared: Any, guest: Client) -> None:
     with shared.client(timeout=5.0) as rude:
-        rude._jobs.socket.send_multipart([messages.VERSION_FRAME, b"1", b"x" * (2 << 20)])
+        rude.session.link("jobs").socket.send_multipart([messages.VERSION_FRAME, b"1", b"x" * (2 << 20)])
         assert guest.ping()
     assert guest.run(shared.generate("next")).state == "done"
 

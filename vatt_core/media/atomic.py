@@ -8,9 +8,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vatt_core.errors import BadRequest, DiskFull, ForbiddenPath, VattError
-from vatt_core.media.opening import PathLike
+
+if TYPE_CHECKING:  # the daemon's front writes files too, and loads no media library
+    from vatt_core.media.opening import PathLike
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}

@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("vatt_daemon.cli.demo:app", "Show the main job on a clip that the model has never seen."),
     "service": ("vatt_daemon.cli.service:app", "Start the daemon and the watched folders at log-in."),
     "daemon": ("vatt_daemon.cli.daemon:app", "Start, stop and look at the daemon."),
+    "plugins": ("vatt_daemon.cli.plugins:app", "Put the plugins where editors look for them."),
+    "resolve": ("vatt_daemon.cli.resolve:app", "The other end of the scripts in DaVinci Resolve."),
     "models": ("vatt_daemon.cli.models:app", "Which models there are, and where."),
     "doctor": ("vatt_daemon.cli.doctor:app", "Check the installation; each problem with its cure."),
     "world": ("vatt_daemon.cli.world:app", "Write clips of the procedural world."),
