@@ -31,11 +31,6 @@ def check_submission(message: messages.Submission, settings: PathSettings, *, pa
         if named is not None and f"clip {named}" not in passed:
             check_input(named, settings.input_roots, field=field)
             passed.add(f"clip {named}")
-    for field in ("base", "reference"):
-        named = getattr(message, field, None)
-        if named is not None and f"clip {named}" not in passed:
-            check_input(named, settings.input_roots, field=field)
-            passed.add(f"clip {named}")
     if isinstance(message, messages.Generate) and f"folder {message.output}" not in passed:
         check_output(message.output, settings.output_roots)
         passed.add(f"folder {message.output}")

@@ -201,28 +201,7 @@ def _check_times(rule: Rule, name: str, value: Any) -> tuple[Fraction, ...]:
     return times
 
 
-def _check_texts(rule: Rule, name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise _refusal(name, "must be a list of texts", rule)
-    _within(rule, name, value, len(value))
-    each = Rule("text", "", 0, LONGEST_TEXT, "characters")
-    return tuple(_check_text(each, f"{name}[{number}]", item) for number, item in enumerate(value))
-
-
-def _check_times(rule: Rule, name: str, value: Any) -> tuple[Fraction, ...]:
-    if not isinstance(value, list | tuple):
-        raise _refusal(name, "must be a list of times in seconds", rule)
-    _within(rule, name, value, len(value))
-    each = Rule("time", "", 0, MAXIMUM_SECONDS, "s")
-    times = tuple(_check_time(each, f"{name}[{number}]", item) for number, item in enumerate(value))
-    if any(later <= earlier for earlier, later in itertools.pairwise(times)):
-        raise _refusal(name, "must have rising times", rule)
-    return times
-
-
 MAXIMUM_SECONDS = 1_000_000.0
-LONGEST_TEXT = 1000
-"""Characters of one text of a list."""
 LONGEST_TEXT = 1000
 """Characters of one text of a list."""
 LARGEST_MAP = 256
@@ -237,8 +216,6 @@ _CHECKS = {
     "time": _check_time,
     "time map": _check_time_map,
     "identifiers": _check_identifiers,
-    "texts": _check_texts,
-    "times": _check_times,
     "texts": _check_texts,
     "times": _check_times,
     "map": _check_map,
@@ -266,14 +243,6 @@ def identifier(explanation: str, *, default: Any = ...) -> Any:
 
 def identifiers(explanation: str, *, default: Any = ..., longest: int = 10_000) -> Any:
     return _field(Rule("identifiers", explanation, 0, longest, "items"), default)
-
-
-def texts(explanation: str, *, default: Any = ..., longest: int = 4096) -> Any:
-    return _field(Rule("texts", explanation, 0, longest, "items"), default)
-
-
-def times(explanation: str, *, default: Any = ..., shortest: int = 0, longest: int = 4096) -> Any:
-    return _field(Rule("times", explanation, shortest, longest, "items"), default)
 
 
 def texts(explanation: str, *, default: Any = ..., longest: int = 4096) -> Any:

@@ -263,52 +263,6 @@ class Generate(Submission):
     )
     fade: float = fields.number("fade at both ends", minimum=0.0, maximum=1000.0, default=5.0, unit="ms")
     mux: bool = fields.flag("also write a copy of the video with the sound, its pictures untouched", default=False)
-    prompts: tuple[str, ...] = fields.texts("one prompt per shot, instead of 'prompt'", default=())
-    negative_prompts: tuple[str, ...] = fields.texts(
-        "one per shot, instead of 'negative_prompt'; an empty one says nothing", default=()
-    )
-    cuts: tuple[Fraction, ...] | None = fields.times(
-        "where shots change, seconds in the range; none: found in the picture; empty: nowhere", default=None
-    )
-    reference: str | None = fields.text(
-        "absolute path of a sound that the takes shall continue", default=None, shortest=1
-    )
-    preset: str | None = fields.identifier(
-        "draft (a third of the steps) or final; what is given beside it wins", default=None
-    )
-    guidance_schedule: str | None = fields.identifier(
-        "constant, rising or falling over the steps; none: the model's own", default=None
-    )
-    nudge: bool = fields.flag("shift each take by up to 0.5 s to where it fits the motion best", default=False)
-    rank: bool = fields.flag("best take first; otherwise in the order of their seeds", default=True)
-    base: str | None = fields.text(
-        "absolute path of an earlier take's side-car, or of a sound as long as the clip, to build on",
-        default=None,
-        shortest=1,
-    )
-    region: tuple[Fraction, ...] | None = fields.times(
-        "begin and end, seconds in the range: only that part of 'base' is made anew",
-        default=None,
-        shortest=2,
-        longest=2,
-    )
-    vary: float | None = fields.number(
-        "share of the codes of 'base' that is made anew", minimum=0.0, maximum=1.0, default=None
-    )
-    vary_by: str = fields.choice(
-        "which codes: evenly over the time, or the finest codebooks first", "time", "coarse", default="time"
-    )
-    loop: bool = fields.flag("the end goes on into the beginning", default=False)
-    container: str = fields.choice("kind of sound file; flac has no 32 bits", "wav", "flac", default="wav")
-    channels: int = fields.choice("2: the same sound in two channels", 1, 2, default=1)
-    peak: float | None = fields.number(
-        "true peak, instead of a loudness", minimum=-60.0, maximum=0.0, default=None, unit="dBTP"
-    )
-    true_peak: float = fields.number(
-        "ceiling of true peaks, with a loudness", minimum=-20.0, maximum=0.0, default=-1.0, unit="dBTP"
-    )
-    fade: float = fields.number("fade at both ends", minimum=0.0, maximum=1000.0, default=5.0, unit="ms")
-    mux: bool = fields.flag("also write a copy of the video with the sound, its pictures untouched", default=False)
 
 
 ITEM_ALIASES = {"in": "start", "out": "end"}
