@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from vatt_core.media.spool import Held
 from vatt_core.media.time_map import TimeMap
 from vatt_core.media.waves import read_sound
 from vatt_core.requests import GenerateRequest
-from vatt_core.sidecar import read_sidecar
+from vatt_core.sidecar import read_sidecar, request_from_sidecar
 from vatt_core.timing import Timing
 
 Codes = NDArray[np.int64]
@@ -30,7 +30,8 @@ class EarlierTake:
     """sound: its samples, exactly. codes: [K, T], None for a sound that no model of ours has made (or that was changed
     since): then they are found from the sound. lag: seconds from its first sample back to its first code frame. gain: the
     factor from the model's wave to its samples. starts: its begin on the new timeline, seconds. faded: seconds at either
-    end that are faded."""
+    end that are faded. said: the wording of the earlier request (prompt, prompts, negative_prompt, negative_prompts, cuts).
+    """
 
     sound: Held
     codes: Codes | None
@@ -38,6 +39,7 @@ class EarlierTake:
     gain: float = 1.0
     starts: Fraction = Fraction(0)
     faded: Fraction = Fraction(0)
+    said: dict[str, Any] = field(default_factory=dict)
 
     @property
     def duration(self) -> Fraction:
@@ -101,14 +103,22 @@ def load_earlier(
             "clip, or leave region and vary out to extend it.",
             field="base",
         )
+    said = _wording(sidecar, path) if sidecar and starts == 0 else {}
     if not sidecar or sidecar.get("wav_sha256") != content_hash(wav) or sidecar["model"].get("hash") != model_hash:
-        return EarlierTake(sound, None, starts=starts)
+        return EarlierTake(sound, None, starts=starts, said=said)
     try:
         lag, gain = Fraction(sidecar.get("lag", 0)), float(sidecar.get("gain", 1.0))
     except (TypeError, ValueError, ZeroDivisionError):
         raise BadRequest(f"The side-car {path} is damaged. Name the sound file instead.", field="base") from None
     codes = unpack_codes(sidecar.get("codes"), timing)
-    return EarlierTake(sound, codes, lag, gain if codes is not None else 1.0, starts, Fraction(fade) / 1000)
+    return EarlierTake(sound, codes, lag, gain if codes is not None else 1.0, starts, Fraction(fade) / 1000, said)
+
+
+def _wording(sidecar: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What an earlier take was made from, in the request's own fields."""
+    earlier = request_from_sidecar(sidecar, path.parent)
+    names = ("prompt", "prompts", "negative_prompt", "negative_prompts", "cuts")
+    return {name: getattr(earlier, name) for name in names}
 
 
 def _place(sidecar: dict[str, Any], time_map: TimeMap, clip: Path) -> Fraction:

@@ -257,6 +257,12 @@ class Pipeline:
         seed = _seed(request.seed)
         info, time_map = self._range(request, work)
         earlier, laid = self._earlier(request, info, time_map)
+        if earlier is not None and request.prompt is None and not request.prompts:
+            # A region without words of its own is filled with what was asked for before.
+            kept = {name: value for name, value in earlier.said.items() if getattr(request, name) in (None, ())}
+            if request.cuts is not None:
+                kept["cuts"] = request.cuts
+            request = dataclasses.replace(request, **kept)
         clip = self._see(request, work, cuts=request.cuts, lag=laid.lag if laid else Fraction(0))
         clip, request = self._worded(clip, request, seed, work)
         seeds = [(seed + take) % (MAX_SEED + 1) for take in range(request.takes)]
@@ -346,10 +352,10 @@ class Pipeline:
         with work.stage("read", 1):
             info, time_map = self._range(request, work)
             status = info.path.stat()
-            file = (info.path, status.st_mtime_ns, status.st_size, status.st_ino)
+            file = (info.path, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
             key = (*file, time_map.points)
             if key not in self._watched:
-                self._watched[key] = watch(info.path, time_map, rate=info.frame_rate, cancelled=work.cancelled)
+                self._watched[key] = self._watch(info, time_map, work)
             self._watched.move_to_end(key)
             watched = self._watched[key]
             while len(self._watched) > REMEMBERED_CLIPS:
@@ -365,19 +371,28 @@ class Pipeline:
             time_map.slice(max(Fraction(0), first / rate - lag), min(duration, last / rate - lag))
             for first, last in borders
         ]
-        missing = [part for part in parts if (*file, part.points) not in self._features]
+        # Held here as well: other jobs may use this pipeline, and its memory, while this one reads.
+        own = {part.points: self._features.get((*file, part.points)) for part in parts}
+        missing = [part for part in parts if own[part.points] is None]
         chunks = sum(-(-self.timing.frames_in(part.duration) // self.timing.frames) for part in missing)
         if missing:
             with work.stage("look", chunks) as step:
                 for part in missing:
-                    self._features[(*file, part.points)] = self._part_features(info.path, part, step, work)
+                    own[part.points] = self._part_features(info.path, part, step, work)
         shots = []
         for (first, last), part in zip(borders, parts, strict=True):
+            features = own[part.points]
+            assert features is not None
+            self._features[(*file, part.points)] = features
             self._features.move_to_end((*file, part.points))
-            shots.append(Shot(first, last, self._features[(*file, part.points)]))
+            shots.append(Shot(first, last, features))
         while len(self._features) > len(shots) and _bytes(self._features.values()) > REMEMBERED_BYTES:
             self._features.popitem(last=False)
         return SeenClip(info, time_map, watched, chosen, shots, lag)
+
+    def _watch(self, info: ClipInfo, time_map: TimeMap, work: Work) -> Watched:
+        """What the picture tells without weights."""
+        return watch(info.path, time_map, rate=info.frame_rate, cancelled=work.cancelled)
 
     def _part_features(self, path: Path, part: TimeMap, step: Callable[[], None], work: Work) -> Tensor:
         """Features [frames, D] of a part of the clip, which is never in memory as a whole."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -17,9 +19,12 @@ from vatt_client.fields import to_fraction
 from vatt_client.replies import Job, Progress
 
 from vatt_core.errors import BadRequest
+from vatt_core.media.time_map import TimeMap
+from vatt_core.requests import PRESETS
+from vatt_core.wording import avoiding
 from vatt_daemon import guard, launch
 from vatt_daemon.cli.output import print_json, print_table, progress_display
-from vatt_daemon.settings import load_settings
+from vatt_daemon.settings import folders, load_settings
 
 Clip = Annotated[str, typer.Argument(metavar="CLIP", help="The video file.")]
 Begin = Annotated[str | None, typer.Option("--in", metavar="SECONDS", help="Begin of the range, e.g. 2.5 or 75/30.")]
@@ -68,29 +73,84 @@ def generate(
     clip: Clip,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What shall be heard; else the best caption.")] = None,
     negative: Annotated[str | None, typer.Option("--negative", help="What shall not be heard.")] = None,
+    avoid: Annotated[
+        str | None, typer.Option("--avoid", metavar="WORDS", help="Added to --negative, e.g. speech,music.")
+    ] = None,
+    per_shot: Annotated[
+        list[str] | None, typer.Option("--per-shot", help="What shall be heard in one shot; once for each of them.")
+    ] = None,
+    per_shot_negative: Annotated[
+        list[str] | None,
+        typer.Option("--per-shot-negative", help="What shall not; once for each shot, '' for nothing."),
+    ] = None,
+    cuts: Annotated[
+        str | None, typer.Option("--cuts", metavar="SECONDS", help="Where shots change, e.g. 3.2,7.5; 'off': nowhere.")
+    ] = None,
+    reference: Annotated[str | None, typer.Option("--reference", metavar="FILE", help="A sound like this.")] = None,
     takes: Annotated[int, typer.Option("--takes", help="How many different takes.")] = 1,
     begin: Begin = None,
     end: End = None,
     seed: Seed = None,
     output: Annotated[str, typer.Option("--output", metavar="FOLDER", help="Where the files go.")] = ".",
     preview: Annotated[bool, typer.Option("--preview", help="Also a PNG, and a copy of the video with sound.")] = False,
-    sample_rate: Annotated[int, typer.Option("--rate", help="Sample rate of the WAV in Hz.")] = 48_000,
-    bits: Annotated[int, typer.Option("--bits", help="16, 24 or 32 (floating point).")] = 24,
+    mux: Annotated[bool, typer.Option("--mux", help="Also a copy of the video with the sound.")] = False,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="draft, final, or one of your presets.toml; options win over it.")
+    ] = None,
     guidance_scale: Annotated[float | None, typer.Option("--guidance", help="Strength of prompt and picture.")] = None,
+    guidance_schedule: Annotated[
+        str | None, typer.Option("--guidance-schedule", help="constant, rising or falling over the steps.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Decoding steps; left out, the model's own.")] = None,
     temperature: Temperature = None,
+    mask_temperature: Annotated[
+        float | None, typer.Option("--mask-temperature", help="Randomness of the order.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="How many of the likeliest codes are drawn from.")
+    ] = None,
+    nudge: Annotated[bool, typer.Option("--nudge", help="Shift each take to where it fits the motion best.")] = False,
+    rank: Annotated[bool, typer.Option("--rank/--no-rank", help="Best take first, or in the order of seeds.")] = True,
+    base: Annotated[
+        str | None, typer.Option("--from", metavar="TAKE", help="An earlier take: its side-car or its sound.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", metavar="BEGIN,END", help="Make only these seconds of --from anew.")
+    ] = None,
+    vary: Annotated[float | None, typer.Option("--vary", help="Make this share (0 to 1) of --from anew.")] = None,
+    vary_by: Annotated[str, typer.Option("--vary-by", help="time: evenly; coarse: texture before events.")] = "time",
+    loop: Annotated[bool, typer.Option("--loop", help="The end goes on into the beginning.")] = False,
+    sample_rate: Annotated[int | None, typer.Option("--rate", help="Samples per second; 48000.")] = None,
+    bits: Annotated[int | None, typer.Option("--bits", help="16, 24 or 32 (floating point); 24.")] = None,
+    container: Annotated[str | None, typer.Option("--format", help="wav or flac; wav.")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="2: the same sound twice; 1.")] = None,
     loudness: Annotated[
         str, typer.Option("--loudness", help="Target in LUFS; 'off' leaves the level as made.")
     ] = "-23",
+    peak: Annotated[float | None, typer.Option("--peak", help="True peak in dBTP, instead of a loudness.")] = None,
+    true_peak: Annotated[float, typer.Option("--true-peak", help="Ceiling of true peaks in dBTP.")] = -1.0,
+    fade: Annotated[float, typer.Option("--fade", help="Milliseconds of fade at both ends.")] = 5.0,
     model: Model = "nano",
     as_json: AsJson = False,
 ) -> None:
-    """Soundtracks that fit a clip: WAV files of exactly its length, each with a side-car that says how it was made."""
+    """Soundtracks that fit a clip: files of exactly its length, each with a side-car that says how it was made."""
+    given = {
+        "guidance_scale": guidance_scale, "guidance_schedule": guidance_schedule, "steps": steps,
+        "temperature": temperature, "mask_temperature": mask_temperature, "top_k": top_k,
+    }  # fmt: skip
+    files = {"sample_rate": sample_rate, "bits": bits, "container": container, "channels": channels}
+    named, values = preset_values(preset)
+    settings = values | {name: value for name, value in given.items() if value is not None}
+    kept = {} if base is None else earlier_values(Path(base), extended=begin is not None or end is not None)
+    kept |= {name: value for name, value in files.items() if value is not None}
     message = _checked(
-        messages.Generate, path=absolute(clip), output=absolute(output), prompt=prompt, negative_prompt=negative,
-        takes=takes, start=_seconds("--in", begin), end=_seconds("--out", end), seed=seed, preview=preview,
-        sample_rate=sample_rate, bits=bits, guidance_scale=guidance_scale, steps=steps, temperature=temperature,
-        loudness=loudness_of(loudness), model=model,
+        messages.Generate, path=absolute(clip), output=absolute(output), prompt=prompt,
+        negative_prompt=avoiding(negative, (avoid or "").split(",")), prompts=tuple(per_shot or ()),
+        negative_prompts=tuple(per_shot_negative or ()), cuts=_times("--cuts", cuts),
+        reference=reference and absolute(reference), takes=takes, start=_seconds("--in", begin),
+        end=_seconds("--out", end), seed=seed, preview=preview, mux=mux, preset=named, nudge=nudge, rank=rank,
+        base=base and absolute(base), region=_times("--region", region), vary=vary, vary_by=vary_by, loop=loop,
+        loudness=loudness_of(loudness), peak=peak, true_peak=true_peak, fade=fade, model=model, **settings, **kept,
     )  # fmt: skip
     job = carry_out(message, quiet=as_json)
     if as_json:
@@ -102,11 +162,66 @@ def generate(
             if more:
                 print(more)
         if take.caption:
-            print(f"  {take.caption}", file=sys.stderr)
+            print(f"  {take.caption}{told_scores(take.scores)}", file=sys.stderr)
+
+
+def told_scores(scores: Mapping[str, float | None]) -> str:
+    """Scores in a few words, for people."""
+    known = [f"{name} {value:.2f}" for name, value in scores.items() if value is not None]
+    return f"  ({', '.join(known)})" if known else ""
+
+
+def preset_values(name: str | None) -> tuple[str | None, dict[str, Any]]:
+    """A preset by name: (one that the daemon knows, None), (None, settings) of one of the user's presets.toml, which has a
+    table of decoding settings for each. Raises BadRequest for an unknown one."""
+    if name is None or name in PRESETS:
+        return name, {}
+    file = folders().config / "presets.toml"
+    try:
+        own = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        own = {}
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"The presets in {file} cannot be read ({error}).") from None
+    if not isinstance(own.get(name), dict):
+        raise BadRequest(f"There is no preset '{name}'. There are: {', '.join((*PRESETS, *own))} ({file}).")
+    unknown = own[name].keys() - set(_PRESET_SETTINGS)
+    if unknown:
+        raise BadRequest(
+            f"The preset '{name}' in {file} sets '{min(unknown)}'; it may set {', '.join(_PRESET_SETTINGS)}."
+        )
+    return None, dict(own[name])
+
+
+_PRESET_SETTINGS = ("guidance_scale", "guidance_schedule", "steps", "temperature", "mask_temperature", "top_k")
+
+
+def earlier_values(base: Path, *, extended: bool) -> dict[str, Any]:
+    """What a new take has from the earlier one that it builds on: the kind of file, and the range unless another is given.
+    Empty for a sound without a side-car."""
+    from vatt_core.sidecar import read_sidecar  # with it comes the media library
+
+    sidecar = base if base.suffix.lower() == ".json" else base.with_suffix(".json")
+    if sidecar != base and not sidecar.is_file():
+        return {}
+    said = read_sidecar(sidecar)
+    names = ("sample_rate", "bits", "container", "channels")
+    kept = {name: said["request"][name] for name in names if said["request"].get(name) is not None}
+    return kept if extended else kept | {"time_map": TimeMap.from_list(said["clip"]["time_map"]).points}
 
 
 _OPTIONS = {"start": "--in", "end": "--out", "negative_prompt": "--negative", "sample_rate": "--rate",
-            "guidance_scale": "--guidance", "path": "CLIP"}  # fmt: skip
+            "guidance_scale": "--guidance", "path": "CLIP", "prompts": "--per-shot", "base": "--from",
+            "negative_prompts": "--per-shot-negative", "container": "--format"}  # fmt: skip
+
+
+def _times(option: str, text: str | None) -> tuple[Fraction, ...] | None:
+    """Times with commas between; 'off' is none at all."""
+    if text is None:
+        return None
+    if text.strip().lower() == "off":
+        return ()
+    return tuple(time for part in text.split(",") if (time := _seconds(option, part)) is not None)
 
 
 def loudness_of(text: str) -> float | None:

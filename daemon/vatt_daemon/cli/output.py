@@ -17,6 +17,8 @@ STAGES = {
     "look": "seeing",
     "caption": "captioning",
     "compose": "composing",
+    "join": "joining the ends",
+    "nudge": "fitting the motion",
     "sound": "making sound",
     "write": "writing files",
 }

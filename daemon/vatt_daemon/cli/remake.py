@@ -57,6 +57,7 @@ def message_from_sidecar(
     """The message that makes the take of a side-car again. Raises BadRequest for what a message cannot carry."""
     request = request_from_sidecar(sidecar, output, clip=clip)
     values = {name: getattr(request, name) for name in fields.rules(messages.Generate) if hasattr(request, name)}
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     values |= {
         "path": str(request.path),
         "output": str(output),
