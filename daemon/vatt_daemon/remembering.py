@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vatt_core.cache import Cache, ClipIdentity, cache_key
+from vatt_core.media.guarded import receive, send
+from vatt_core.media.probe import ClipInfo
 from vatt_core.media.time_map import TimeMap
+from vatt_core.media.watching import Watched
 from vatt_core.model.decoding import Condition
 from vatt_core.requests import Suggestion
 from vatt_core.work import Work
@@ -65,11 +69,26 @@ class Remembering:
                 known[key] = self._stored(key) or self._made(key, features[row : row + 1], prompt)
         return [known[key] for key in keys]
 
+    def _watch(self, info: ClipInfo, time_map: TimeMap, work: Work) -> Watched:
+        """As the pipeline's own; a clip that was watched before is not even opened."""
+        clip = _identity(info.path)
+        key = cache_key(kind="watched", clip=clip.content, map=time_map.to_list(), rate=str(info.frame_rate))
+        data = None if self._cache is None else self._cache.get(key)
+        if data is not None:
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, AssertionError):
+                found = (receive(io.BytesIO(data)) or {})["watched"]
+                assert isinstance(found, Watched)
+                return found
+        made: Watched = super()._watch(info, time_map, work)  # type: ignore[misc]
+        if self._cache is not None and clip.unchanged():
+            told = io.BytesIO()
+            send(told, {"watched": made})
+            self._cache.put(key, told.getvalue())
+        return made
+
     def _part_features(self, path: Path, part: TimeMap, step: Callable[[], None], work: Work) -> Tensor:
         """As the pipeline's own; a part of a clip that was looked at before is not even opened."""
-        turn = current()
-        with contextlib.nullcontext() if turn is None else turn.away():
-            clip = ClipIdentity(path)
+        clip = _identity(path)
         key = self._key("features", clip=clip.content, part=part.to_list())
         found = self._tensors(key)
         if found is not None and "features" in found:
@@ -109,6 +128,13 @@ class Remembering:
             return load(data)
         except SafetensorError:
             return None
+
+
+def _identity(path: Path) -> ClipIdentity:
+    """What the file holds, read while others may compute."""
+    turn = current()
+    with contextlib.nullcontext() if turn is None else turn.away():
+        return ClipIdentity(path)
 
 
 def _digest(tensor: Tensor) -> str:
