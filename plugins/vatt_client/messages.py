@@ -151,6 +151,13 @@ class Submission(Message):
     deadline: float | None = fields.number(
         "time left until the answer is of no use any more", minimum=0.001, maximum=31_536_000, default=None, unit="s"
     )
+    keep_alive: float | None = fields.number(
+        "how long the model stays in memory after this job, -1 for ever; none: as the daemon is set",
+        minimum=-1,
+        maximum=31_536_000,
+        default=None,
+        unit="s",
+    )
     idempotency_key: str | None = fields.identifier(
         "chosen by the client, best a UUID: a second submission with this key is the same job", default=None
     )
