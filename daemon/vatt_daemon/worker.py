@@ -154,7 +154,7 @@ class Worker:
                 turn.taken(),
                 self._shelf.borrowed(
                     message.model,
-                    keep_alive=getattr(message, "keep_alive", None),
+                    keep_alive=message.keep_alive,
                     loading=lambda done: progress("load", done, 1),
                     is_full=self._loader.is_full,
                 ) as pipeline,
@@ -287,7 +287,7 @@ def build_request(message: messages.Submission, module: Any, *, output: Path | N
             from vatt_core.media.time_map import TimeMap
 
             value = TimeMap.from_list(value)
-        values[name] = Path(value) if name in ("path", "output") else value
+        values[name] = Path(value) if name in ("path", "output", "base", "reference") else value
     if output is not None:
         values["output"] = output
     return kind(**values)
