@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Its cache of fonts would lie in the home folder otherwise.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
-.PHONY: setup demo test test-recorded test-gpu test-browser soak lint bench eval train-nano clean
+.PHONY: setup demo test test-recorded test-gpu test-browser test-blender test-editors test-blender-window plugins soak lint bench eval train-nano clean
 
 setup: $(READY)
 
@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/vatt demo --output demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not gpu and not browser and not soak"
+	$(BIN)/python -m pytest -q -m "not gpu and not browser and not soak and not editors and not window"
 
 test-recorded: $(READY)
 	$(BIN)/python -m pytest -q -m recorded
@@ -38,6 +38,45 @@ test-gpu: $(READY)
 # The page of `vatt preview` in a headless Chromium.
 test-browser: $(READY)
 	$(BIN)/python -m pytest -q -m browser
+
+# Real Blenders as Python modules, each in an environment of its own (about 1 GB): 4.2 to 5.0 are built for Python 3.11,
+# 5.1 and 5.2 for Python 3.13.
+PYTHON311 ?= python3.11
+PYTHON313 ?= python3.13
+BLENDERS := 4.2 4.5 5.0 5.1 5.2
+BLENDER_4.2 := 4.2.23
+BLENDER_4.5 := 4.5.15
+BLENDER_5.0 := 5.0.1
+BLENDER_5.1 := 5.1.2
+BLENDER_5.2 := 5.2.3
+EDITORS := build/editors
+
+$(EDITORS)/%/.ready: constraints.txt
+	$(if $(filter 5.1 5.2,$*),$(PYTHON313),$(PYTHON311)) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pyzmq msgpack
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check bpy==$(BLENDER_$*)
+	@touch $@
+
+# The Blender extension, one zip for each platform, in dist/.
+plugins: $(READY) $(EDITORS)/4.5/.ready
+	$(BIN)/python plugins/blender/build.py --bpy $(EDITORS)/4.5/bin/python
+
+# One Blender; the others follow with test-editors.
+test-blender: $(READY) $(EDITORS)/4.5/.ready
+	VATT_BLENDERS=4.5 $(BIN)/python -m pytest -q -m editors
+
+test-editors: $(READY) $(BLENDERS:%=$(EDITORS)/%/.ready)
+	VATT_BLENDERS="$(BLENDERS)" $(BIN)/python -m pytest -q -m editors
+
+# A real window, in a Debian of its own under build/window; needs root, debootstrap, Xvfb, xdotool and ImageMagick.
+test-blender-window: $(READY)
+	$(MAKE) plugins
+	$(BIN)/python -m pytest -q -s -m window
+
+# A client in another language, written from docs/protocol.md alone; needs Node and npm.
+test-foreign: $(READY)
+	cd tests/daemon/foreign && npm install --no-package-lock --no-audit --no-fund --loglevel=error
+	$(BIN)/python -m pytest -q tests/daemon/test_foreign_client.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Build the extension: one zip for each platform, by Blender's own extension command.
 
-    python build.py --bpy build/editors/4.5/bin/python --output dist/blender
+    python plugins/blender/build.py --bpy build/editors/4.5/bin/python
 
 --bpy: a Python that has the `bpy` wheel, in which Blender's command lies. Wheels of pyzmq and msgpack are fetched with
 pip for every platform and Python that Blender and distributors ship; the client goes in as a wheel of its own.
@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -43,16 +46,26 @@ def pinned(name: str) -> str:
     raise SystemExit(f"{name} is not in constraints.txt")
 
 
-def fetch(folder: Path) -> list[Path]:
-    """The libraries' wheels, each once. pip keeps what is there already."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for tags in PLATFORMS.values():
-        for python in PYTHONS:
+def fetch(folder: Path, platforms: Sequence[str]) -> list[Path]:
+    """The libraries' wheels for these platforms. What an earlier run fetched is taken as it is."""
+    requirements = [pinned(name) for name in LIBRARIES]
+
+    def one(platform: str, python: str) -> list[Path]:
+        target = folder / platform / python
+        done = target / "fetched.txt"
+        if not done.is_file() or done.read_text().split() != requirements:
+            shutil.rmtree(target, ignore_errors=True)
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
-            command += ["--dest", str(folder), *(f"--platform={tag}" for tag in tags)]
-            subprocess.run([*command, *map(pinned, LIBRARIES)], check=True)
-    return sorted(folder.glob("*.whl"))
+            command += ["--dest", str(target), *(f"--platform={tag}" for tag in PLATFORMS[platform])]
+            subprocess.run([*command, *requirements], check=True)
+            done.write_text("\n".join(requirements))
+        return list(target.glob("*.whl"))
+
+    pairs = [(platform, python) for platform in platforms for python in PYTHONS]
+    with ThreadPoolExecutor(4) as pool:  # pip mostly waits for the network
+        found = [wheel for wheels in pool.map(lambda pair: one(*pair), pairs) for wheel in wheels]
+    return sorted({wheel.name: wheel for wheel in found}.values(), key=lambda wheel: wheel.name)
 
 
 def version() -> str:
@@ -78,7 +91,7 @@ def client_wheel(folder: Path) -> Path:
     return wheel
 
 
-def stage(folder: Path, wheels: list[Path]) -> None:
+def stage(folder: Path, wheels: list[Path], platforms: Sequence[str]) -> None:
     """The extension's folder as Blender's command wants it."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -91,20 +104,23 @@ def stage(folder: Path, wheels: list[Path]) -> None:
     lines = "".join(f'  "./wheels/{wheel.name}",\n' for wheel in wheels)
     # Keys of the root table must come before the first table.
     head, table, tail = manifest.partition("[permissions]")
+    head += f"platforms = {json.dumps(list(platforms))}\n"
     (folder / "blender_manifest.toml").write_text(f"{head}wheels = [\n{lines}]\n\n{table}{tail}")
 
 
 def extension_command(python: Path) -> Path:
     """Blender's `extension` command inside the bpy wheel."""
-    found = sorted(python.parent.parent.glob("lib/python*/site-packages/bpy/*/scripts/addons_core/bl_pkg/cli/blender_ext.py"))
+    found = sorted(
+        python.parent.parent.glob("lib/python*/site-packages/bpy/*/scripts/addons_core/bl_pkg/cli/blender_ext.py")
+    )
     if not found:
         raise SystemExit(f"{python} has no bpy wheel: make build/editors/4.5/.ready")
     return found[0]
 
 
-def build(python: Path, output: Path, work: Path) -> list[Path]:
-    wheels = fetch(work / "wheels")
-    stage(work / "vatt", wheels)
+def build(python: Path, output: Path, work: Path, platforms: Sequence[str]) -> list[Path]:
+    """One validated zip per platform in `output`."""
+    stage(work / "vatt", fetch(work / "wheels", platforms), platforms)
     command = [str(python), str(extension_command(python))]
     output.mkdir(parents=True, exist_ok=True)
     for old in output.glob("vatt-*.zip"):
@@ -121,10 +137,12 @@ def build(python: Path, output: Path, work: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bpy", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=ROOT / "dist" / "blender")
+    parser.add_argument("--output", type=Path, default=ROOT / "dist")
+    parser.add_argument("--platform", action="append", choices=list(PLATFORMS), help="left out: all")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "blender")
     options = parser.parse_args()
-    for path in build(options.bpy.absolute(), options.output, options.work):
+    platforms = options.platform or list(PLATFORMS)
+    for path in build(options.bpy.absolute(), options.output.absolute(), options.work.absolute(), platforms):
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 

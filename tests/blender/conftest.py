@@ -51,7 +51,7 @@ class Blender:
                 "VATT_TEST": json.dumps({**arguments, "answer": str(answer)}),
                 **(environment or {}),
             },
-            capture_output=True, text=True, timeout=280, check=False,
+            capture_output=True, text=True, timeout=1500, check=False,
         )  # fmt: skip
         assert process.returncode == 0 and answer.exists(), process.stdout[-3000:] + process.stderr[-3000:]
         return json.loads(answer.read_text())

@@ -16,7 +16,7 @@ from PIL import Image
 from vatt_core.media.frames import read_frames
 from vatt_core.media.time_map import TimeMap
 
-pytestmark = pytest.mark.editors
+pytestmark = [pytest.mark.editors, pytest.mark.timeout(1600)]
 
 RATES = ("24", "25", "30", "60", "30000/1001", "24000/1001")
 SCENES = {rate: (round(Fraction(rate)), 1.0 if "/" not in rate else 1.001) for rate in RATES}

@@ -6,11 +6,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vatt_core.media.waves import read_wave
 
-pytestmark = pytest.mark.editors
+pytestmark = [pytest.mark.editors, pytest.mark.timeout(1600)]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,16 @@ def test_picked_take_is_heard_alone_and_kept_alone(placed: Any) -> None:
     assert [name for name, mute in placed["picked"].items() if not mute] == [second["name"]]
     assert [sound["name"] for sound in placed["kept"]] == [second["name"]]
     assert placed["again"] == [placed["prompt"], second["record"]["seed"] % 2**31, second["record"]["seed"] < 2**31]
+
+
+def test_only_the_range_is_made_anew(placed: Any) -> None:
+    old, new = placed["kept"][0], placed["regenerated"][-1]
+    assert [new["first"], new["last"]] == placed["film"] and not new["mute"]
+    before, after = (read_wave(sound["record"]["wav"], sample_rate=48_000)[0] for sound in (old, new))
+    begin, end = (round(Fraction(frame - placed["film"][0], 24) * 48_000) for frame in (40, 60))
+    assert not np.array_equal(before[begin:end], after[begin:end])
+    assert np.array_equal(before[: begin - 4800], after[: begin - 4800])
+    assert np.array_equal(before[end + 4800 :], after[end + 4800 :])
 
 
 def test_sound_follows_a_strip_that_moved_while_another_scene_was_shown(placed: Any) -> None:

@@ -8,7 +8,7 @@ import bpy
 from bpy.props import StringProperty
 
 from . import compat, jobs, proxy, reading, requests, runtime, takes
-from .session import heard_take, redraw
+from .session import redraw
 
 # Not REGISTER: its 'adjust last operation' panel would run a request again at every change.
 UNDOABLE = {"UNDO"}
@@ -45,11 +45,8 @@ class Submitting:
             return False
         return True
 
-    def fields(self, scene: Any, strip: Any) -> dict[str, Any]:
-        return requests.generate_fields(scene, strip)
-
-    def limits(self, _scene: Any) -> tuple[int, int] | None:
-        return None
+    def order(self, scene: Any, strip: Any) -> requests.Order:
+        return requests.generation(scene, strip)
 
     def execute(self, context: Any) -> set[str]:
         session = runtime.session()
@@ -57,10 +54,8 @@ class Submitting:
         sent, problems = 0, []
         for scene, strip in meant_strips(context):
             try:
-                requests.submit(
-                    session, scene, strip, self.kind, self.fields(scene, strip), folder=preferences().output,
-                    limits=self.limits(scene),
-                )  # fmt: skip
+                order = self.order(scene, strip)
+                requests.submit(session, scene, strip, self.kind, order, folder=preferences().output)
                 sent += 1
             except (reading.CannotRead, proxy.ProxyFailed, requests.NoRange, OSError) as error:
                 problems.append(str(error))
@@ -85,8 +80,8 @@ class VATT_OT_suggest(Submitting, bpy.types.Operator):
     bl_label = "Suggest Captions"
     kind = jobs.SUGGEST
 
-    def fields(self, scene: Any, strip: Any) -> dict[str, Any]:
-        return requests.suggest_fields(scene)
+    def order(self, scene: Any, strip: Any) -> requests.Order:
+        return requests.suggestion(scene, strip)
 
 
 class VATT_OT_another_take(Submitting, bpy.types.Operator):
@@ -95,9 +90,8 @@ class VATT_OT_another_take(Submitting, bpy.types.Operator):
     bl_idname = "vatt.another_take"
     bl_label = "Another Take"
 
-    def fields(self, scene: Any, strip: Any) -> dict[str, Any]:
-        heard = heard_take(scene, str(strip.get(reading.UID, "")))
-        return requests.another_fields(scene, strip, heard.record.request if heard else None)
+    def order(self, scene: Any, strip: Any) -> requests.Order:
+        return requests.another(scene, strip)
 
 
 class VATT_OT_regenerate_range(Submitting, bpy.types.Operator):
@@ -106,8 +100,8 @@ class VATT_OT_regenerate_range(Submitting, bpy.types.Operator):
     bl_idname = "vatt.regenerate_range"
     bl_label = "Regenerate Range"
 
-    def limits(self, scene: Any) -> tuple[int, int] | None:
-        return requests.marked_range(scene)
+    def order(self, scene: Any, strip: Any) -> requests.Order:
+        return requests.regeneration(scene, strip)
 
 
 class VATT_OT_cancel(bpy.types.Operator):

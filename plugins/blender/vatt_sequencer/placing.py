@@ -21,7 +21,7 @@ def place_takes(scene: Any, strip: Any, job: Job, *, below: bool) -> list[str]:
     result = job.result or {}
     holder = compat.holder_of(scene, strip)
     uid = strip[reading.UID] = job.target.uid
-    older = [sound for sound, take in reading.placed_takes(scene, uid) if not take.muted]
+    older = reading.placed_takes(scene, uid)
     where = targets.place(
         offset=job.offset,
         length=job.length,
@@ -44,9 +44,9 @@ def place_takes(scene: Any, strip: Any, job: Job, *, below: bool) -> list[str]:
         for sound in made:
             compat.strips_of(holder).remove(sound)
         raise
-    for sound in older:
-        record = takes.Record.from_text(sound.get(takes.PROPERTY))
-        if record and record.offset < job.offset + job.length and job.offset < record.offset + record.length:
+    for sound, take in older:
+        earlier = take.record
+        if earlier.offset < job.offset + job.length and job.offset < earlier.offset + earlier.length:
             sound.mute = True
     return [sound.name for sound in made]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import bpy
 
-from . import daemon_thread, jobs, placing, proxy, reading, takes, targets
+from . import daemon_thread, jobs, placing, proxy, reading, targets
 from .jobs import Job, State
 
 ACTIVE, IDLE = 0.1, 0.5
@@ -271,7 +271,3 @@ def output_folder(preference: str) -> Path:
     if bpy.data.filepath:
         return Path(bpy.data.filepath).parent / "vatt"
     return Path(bpy.utils.user_resource("DATAFILES", path="vatt", create=True))
-
-
-def heard_take(scene: Any, uid: str) -> takes.PlacedTake | None:
-    return takes.picked([take for _, take in reading.placed_takes(scene, uid)])

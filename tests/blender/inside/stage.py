@@ -96,7 +96,7 @@ def add_movie(found: Any, path: str, *, first: int = 1, channel: int = 1, adjust
     return next(strip for strip in strips(found) if strip.name not in before)
 
 
-def turn_until(session: Any, condition: Callable[[], object], *, seconds: float = 120.0) -> None:
+def turn_until(session: Any, condition: Callable[[], object], *, seconds: float = 400.0) -> None:
     """Turn the session as its timer would, until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():

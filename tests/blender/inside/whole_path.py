@@ -76,6 +76,15 @@ film.vatt_settings.prompt = ""
 bpy.ops.vatt.remember_take(strip=second)
 answer["again"] = [film.vatt_settings.prompt, found.vatt_settings.seed, found.vatt_settings.lock_seed]
 
+# A part of it is made anew.
+found.use_preview_range = True
+found.frame_preview_start, found.frame_preview_end = 40, 59
+assert bpy.ops.vatt.regenerate_range() == {"FINISHED"}
+stage.turn_until(session, done)
+answer["regenerated"] = lying()
+bpy.ops.vatt.delete_other_takes(strip=answer["regenerated"][-1]["name"])
+found.vatt_settings.takes = 1
+
 # The strip moves while its sound is made; another scene is shown meanwhile.
 other = bpy.data.scenes.new("Other")
 assert bpy.ops.vatt.generate() == {"FINISHED"}
