@@ -60,10 +60,12 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     print(f"daemon   process {now.pid}, up for {now.uptime:.0f} s")
     print(f"jobs     {len(now.running)} running, {now.queued} waiting, {now.counts.get('done', 0)} done, "
           f"{now.counts.get('failed', 0)} failed, {now.counts.get('cancelled', 0)} cancelled")  # fmt: skip
-    if worker.get("pid"):
-        busy = f"job {worker['job']}" if worker.get("job") else "idle"
-        print(f"worker   process {worker['pid']}, {busy}")
-    elif worker.get("waits_before_restart"):
+    if worker.get("waits_before_restart"):
         print(f"worker   died too often; the next start is in {worker['waits_before_restart']:.0f} s ({worker['log']})")
-    else:
-        print("worker   not started; the first job starts it")
+    for process in worker.get("workers", []):
+        if not process["pid"]:
+            print("worker   not started; the first job starts it")
+            continue
+        busy = f"jobs {', '.join(process['jobs'])}" if process["jobs"] else "idle"
+        loaded = ", ".join(process["models"]) or "no model"
+        print(f"worker   process {process['pid']} on {process['device']}, {loaded} in memory, {busy}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from vatt_core.weights import find_model, list_models, model_hash
 from vatt_daemon.cli.output import print_json
 from vatt_daemon.keys import check_private
 from vatt_daemon.settings import folders, load_settings
+from vatt_daemon.store import VERSION
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -153,9 +156,41 @@ def _daemon() -> Iterator[Check]:
         return
     yield Check("daemon", "ok", f"process {found.pid}, protocol {found.protocol}, connected in {took * 1000:.0f} ms")
     if worker.get("waits_before_restart"):
-        yield Check("worker", "problem", f"died {worker['starts']} times", f"see {worker['log']}")
+        yield Check("worker", "problem", f"died {worker['deaths']} times, the next start is in "
+                    f"{worker['waits_before_restart']:.0f} s", f"see the end of {worker['log']}")  # fmt: skip
+    elif worker.get("deaths"):
+        yield Check("worker", "note", f"has died {worker['deaths']} times since the daemon started",
+                    f"see {worker['log']}")  # fmt: skip
     else:
-        yield Check("worker", "ok", f"process {worker['pid']}" if worker.get("pid") else "not started yet")
+        yield Check("worker", "ok", f"process {worker['pid']}" if worker.get("pid") else "not started; a job starts it")
 
 
-EXAMINATIONS = (_versions, _device, _settings, _folders, _keys, _models, _daemon)
+def _database() -> Iterator[Check]:
+    file = folders().database
+    if not file.exists():
+        yield Check("job database", "ok", "none yet: the daemon makes it at its first start")
+        return
+    cure = "stop the daemon, then restore it from a backup or move it away"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as found:
+            version = int(found.execute("PRAGMA user_version").fetchone()[0])
+            damage = str(found.execute("PRAGMA quick_check(1)").fetchone()[0])
+            jobs = int(found.execute("SELECT COUNT(*) FROM jobs").fetchone()[0]) if version else 0
+    except sqlite3.Error as error:
+        yield Check("job database", "problem", f"{file}: {error}", cure)
+        return
+    if version > VERSION:
+        yield Check("job database", "problem", f"of version {version}, this program knows {VERSION}", "update VATT")
+    elif damage != "ok" or not version:
+        yield Check("job database", "problem", f"{file}: {damage if version else 'of another program'}", cure)
+    else:
+        yield Check("job database", "ok", f"{jobs} jobs, {file.stat().st_size >> 10} KiB, version {version}")
+
+
+def _cache() -> Iterator[Check]:
+    limit = load_settings().cache.bytes
+    used = sum(path.stat().st_size for path in (folders().cache / "clips").glob("*/*.entry"))
+    yield Check("cache", "ok", f"{used >> 20} of {limit >> 20} MiB at {folders().cache}; may be deleted at any time")
+
+
+EXAMINATIONS = (_versions, _device, _settings, _folders, _keys, _database, _cache, _models, _daemon)
