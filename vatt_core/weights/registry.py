@@ -1,4 +1,4 @@
-"""Names of models and the folders they stand for."""
+"""Names of models, the folders they stand for, and the parts and licences that they are made of."""
 
 from __future__ import annotations
 
@@ -7,20 +7,47 @@ import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 from platformdirs import user_data_path
 
-from vatt_core.errors import NotFound
+from vatt_core.errors import BadRequest, NotFound
 from vatt_core.weights.fingerprint import CONFIG_FILE
 
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
+class Licence:
+    """Terms of weights. must_accept: whether the user has to say so before they are fetched."""
+
+    name: str
+    title: str
+    url: str
+    must_accept: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of the official release. beside: small files that belong to it, from the same source. size, sha256: when
+    the release or a mirror says."""
+
+    name: str
+    title: str
+    file: str
+    sources: tuple[str, ...]
+    licences: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+    size: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """One known model. folder: where it lies or would lie. installed: whether a configuration is there.
 
-    parts: files of the official release that an import needs (none for a model that ships with the package).
+    parts: names of the parts that it is made from (none for a model that ships with the package or is the user's own).
+    family, text_steered: which of the four official checkpoints it is.
     """
 
     name: str
@@ -30,38 +57,92 @@ class ModelEntry:
     parts: tuple[str, ...]
     folder: Path
     installed: bool
+    family: Literal["llama", "gemma"] | None = None
+    text_steered: bool = False
+
+
+def data_folder() -> Path:
+    """Where data of this user is kept. $VATT_HOME moves it, as all of VATT's folders."""
+    home = os.environ.get("VATT_HOME")
+    return Path(home) / "data" if home else user_data_path("vatt", appauthor=False)
 
 
 def models_folder() -> Path:
-    """Where models that do not ship with the package are kept for this user. $VATT_HOME moves it, as all of VATT's folders."""
-    home = os.environ.get("VATT_HOME")
-    return (Path(home) / "data" if home else user_data_path("vatt", appauthor=False)) / "models"
+    """Where models that do not ship with the package are kept."""
+    return data_folder() / "models"
 
 
-@lru_cache(maxsize=1)
-def _known() -> dict[str, dict[str, object]]:
-    return tomllib.loads((_HERE / "models.toml").read_text(encoding="utf-8"))
+def downloads_folder() -> Path:
+    """Where files of the release are kept between fetching and importing."""
+    return data_folder() / "downloads"
 
 
-def _entry(name: str, values: dict[str, object]) -> ModelEntry:
-    embedded = bool(values["embedded"])
+def _known() -> dict[str, dict[str, dict[str, Any]]]:
+    return _read(os.environ.get("VATT_REGISTRY") or str(_HERE / "models.toml"))
+
+
+@lru_cache(maxsize=4)
+def _read(path: str) -> dict[str, dict[str, dict[str, Any]]]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRequest(
+            f"The registry of models {path} cannot be read ({error}). Correct it, or unset VATT_REGISTRY."
+        ) from error
+
+
+def find_part(name: str) -> Part:
+    """A part of the registry. Raises NotFound."""
+    values = _known().get("parts", {}).get(name)
+    if values is None:
+        raise NotFound(f"The registry of models has no part {name!r}.", name=name)
+    return Part(
+        name=name,
+        title=str(values.get("title", name)),
+        file=str(values["file"]),
+        sources=tuple(values["sources"]),
+        licences=tuple(values.get("licences", ())),
+        beside=tuple(values.get("beside", ())),
+        size=values.get("size"),
+        sha256=values.get("sha256"),
+    )
+
+
+def licences_of(entry: ModelEntry) -> list[Licence]:
+    """The licences of all parts of a model, each once."""
+    values = _known()["models"].get(entry.name, {})
+    names = dict.fromkeys(
+        [*values.get("licences", ()), *(name for part in entry.parts for name in find_part(part).licences)]
+    )
+    return [
+        Licence(name, str(terms["title"]), str(terms["url"]), bool(terms["must_accept"]))
+        for name in names
+        for terms in [_known()["licences"][name]]
+    ]
+
+
+def _entry(name: str, values: dict[str, Any]) -> ModelEntry:
+    embedded = bool(values.get("embedded", False))
     folder = _HERE.parent / name if embedded else models_folder() / name
-    parts = values["parts"]
-    return ModelEntry(
+    entry = ModelEntry(
         name=name,
         title=str(values["title"]),
-        licence=str(values["licence"]),
+        licence="",
         embedded=embedded,
-        parts=tuple(str(part) for part in parts) if isinstance(parts, list) else (),
+        parts=tuple(values.get("parts", ())),
         folder=folder,
         installed=(folder / CONFIG_FILE).is_file(),
+        family=values.get("family"),
+        text_steered=bool(values.get("text_steered", False)),
     )
+    return ModelEntry(**{**vars(entry), "licence": "; ".join(licence.title for licence in licences_of(entry))})
 
 
 def list_models() -> list[ModelEntry]:
     """Every known model, the shipped one first, then what the user's data folder holds beyond the known names."""
-    known = [_entry(name, values) for name, values in _known().items()]
-    own = sorted(path.parent for path in models_folder().glob(f"*/{CONFIG_FILE}") if path.parent.name not in _known())
+    models = _known()["models"]
+    known = [_entry(name, values) for name, values in models.items()]
+    own = sorted(path.parent for path in models_folder().glob(f"*/{CONFIG_FILE}") if path.parent.name not in models)
     return known + [
         ModelEntry(
             name=folder.name,
@@ -73,25 +154,32 @@ def list_models() -> list[ModelEntry]:
             installed=True,
         )
         for folder in own
+        if not folder.name.startswith(".")  # of an import that is under way
     ]
+
+
+def find_entry(name: str) -> ModelEntry:
+    """A model by its name, installed or not. Raises NotFound with the known names."""
+    models = list_models()
+    entry = next((entry for entry in models if entry.name == name), None)
+    if entry is None:
+        known = ", ".join(entry.name for entry in models)
+        raise NotFound(f"there is no model named {name!r}; known are {known}", name=name)
+    return entry
 
 
 def find_model(name: str | Path) -> Path:
     """The folder of a model, by its name or, with a separator in it, by its path.
 
-    Raises NotFound: with the known names for an unknown one, with what is missing for one that is not installed.
+    Raises NotFound: with the known names for an unknown one, with what to do for one that is not installed.
     """
     if isinstance(name, Path) or "/" in name or "\\" in name:
         folder = Path(name).expanduser()
         if (folder / CONFIG_FILE).is_file():
             return folder
         raise NotFound(f"{folder} holds no model (no {CONFIG_FILE}); name a model folder", folder=str(folder))
-    models = list_models()
-    entry = next((entry for entry in models if entry.name == name), None)
-    if entry is None:
-        known = ", ".join(entry.name for entry in models)
-        raise NotFound(f"there is no model named {name!r}; known are {known}", name=name)
+    entry = find_entry(name)
     if not entry.installed:
-        cure = "reinstall vatt" if entry.embedded else f"put its folder at {entry.folder}, or use 'nano'"
+        cure = "reinstall vatt" if entry.embedded else f"fetch it with 'vatt models pull {name}', or use 'nano'"
         raise NotFound(f"the model {name!r} is not installed; {cure}", name=name)
     return entry.folder

@@ -1,15 +1,34 @@
-"""`vatt models list|path`. Works without a daemon and without torch."""
+"""`vatt models`: list, pull, import, verify, remove, path, dry-run. Works without a daemon; torch only where weights are."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import typer
 
-from vatt_core.weights import find_model, list_models
+from vatt_core.errors import BadRequest, NotFound
+from vatt_core.media.atomic import writing_error
+from vatt_core.weights import ModelEntry, find_entry, find_model, list_models, models_folder
+from vatt_core.weights.registry import downloads_folder, licences_of
+from vatt_core.weights.space import in_units
 from vatt_daemon.cli.output import print_json, print_table
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Which models there are, and where.")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Fetch, import and check models.")
+
+Name = Annotated[str, typer.Argument(help="Name of a model, see 'vatt models list'.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Read pickled files that hold more than tensors: they may run a program.")
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Over the model that is installed.")]
+Store = Annotated[
+    str,
+    typer.Option("--store", help="Precision of the language model in the folder: source, float32, float16, bfloat16."),
+]
 
 
 @app.command("list")
@@ -17,19 +36,222 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
     """The models that can be named, and which of them are installed."""
     models = list_models()
     if as_json:
-        print_json([
-            {"name": model.name, "installed": model.installed, "title": model.title, "licence": model.licence,
-             "embedded": model.embedded, "folder": str(model.folder)}
-            for model in models
-        ])  # fmt: skip
+        print_json(
+            [
+                {
+                    "name": model.name,
+                    "installed": model.installed,
+                    "title": model.title,
+                    "licence": model.licence,
+                    "licences": [vars(licence) for licence in licences_of(model)],
+                    "parts": list(model.parts),
+                    "embedded": model.embedded,
+                    "folder": str(model.folder),
+                }
+                for model in models
+            ]
+        )
         return
     print_table(
-        ("name", "installed", "what it is"),
-        [(model.name, "yes" if model.installed else "no", model.title) for model in models],
+        ("name", "installed", "what it is", "licences"),
+        [(model.name, "yes" if model.installed else "no", model.title, model.licence) for model in models],
     )
 
 
 @app.command()
-def path(name: Annotated[str, typer.Argument(help="Name of a model.")] = "nano") -> None:
+def path(name: Name = "nano") -> None:
     """The folder of an installed model."""
     print(find_model(name))
+
+
+@app.command()
+def pull(
+    name: Name,
+    accepted: Annotated[
+        list[str] | None, typer.Option("--accept", help="A licence that you accept; may be repeated.")
+    ] = None,
+    replace: Replace = False,
+    trust: Trust = False,
+    store: Store = "source",
+) -> None:
+    """Fetch an official model and import it. The same command goes on where a broken one stopped."""
+    from vatt_core.weights.pull import accept, pull_parts, unaccepted
+
+    entry = find_entry(name)
+    if entry.embedded:
+        raise BadRequest(f"The model {name} ships with VATT: there is nothing to fetch.")
+    if entry.installed and not replace:
+        raise BadRequest(f"The model {name} is installed at {entry.folder}. Add --replace to fetch it anew.")
+    accept([*(accepted or ()), *_asked(unaccepted(entry, accepted or ()))])
+    with _bars() as (line, progress):
+        files = pull_parts(entry, report=line, show=progress)
+    _import(entry, entry.name, files, trust=trust, replace=replace, store=store)
+    print(
+        f"The archives stay in {downloads_folder()} for other models; 'vatt models remove --downloads' frees the room.",
+        file=sys.stderr,
+    )
+
+
+def _asked(licences: list[Any]) -> list[str]:
+    """The licences that the user accepts now, asked one by one on a terminal."""
+    if not licences or not sys.stdin.isatty():
+        return []
+    agreed = []
+    for licence in licences:
+        print(f"{licence.title}\n  {licence.url}", file=sys.stderr)
+        if typer.confirm("Do you accept these terms?", err=True):
+            agreed.append(licence.name)
+    return agreed
+
+
+@app.command("import")
+def import_(
+    name: Name,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Archives, folders and files of the official release.")
+    ] = None,
+    trust: Trust = False,
+    replace: Replace = False,
+    store: Store = "source",
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--part",
+            help="ROLE=FILE where a file is not found by its name; roles: base, delta, checkpoint, "
+            "codebooks, word_embeds, codec, vision.",
+        ),
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option("--like", help="For a name of your own: the official model that it is like.")
+    ] = None,
+    normalise: Annotated[
+        bool, typer.Option("--normalise-features", help="The model wants features of length 1.")
+    ] = False,
+    lora_alpha: Annotated[int, typer.Option("--lora-alpha", min=1, help="Alpha of LoRA in training.")] = 32,
+) -> None:
+    """Make a model out of files of the official release that you have."""
+    entry = find_entry(like or name)
+    if not entry.family:
+        raise BadRequest(f"{entry.name} is none of the official models; name one of them, or add --like vatt-gemma-t.")
+    if not name or name.startswith(".") or any(letter in name for letter in "/\\"):
+        raise BadRequest(f"{name!r} cannot be the name of a model; use letters, digits and '-'.", field="name")
+    named = {}
+    for given in parts or ():
+        role, equals, file = given.partition("=")
+        if not equals:
+            raise BadRequest(f"--part {given} does not say what it is; write ROLE=FILE.", field="part")
+        named[role] = Path(file)
+    _import(entry, name, paths or [], trust=trust, replace=replace, store=store, parts=named, normalise=normalise,
+            lora_alpha=lora_alpha)  # fmt: skip
+
+
+def _import(
+    entry: ModelEntry,
+    name: str,
+    paths: list[Path],
+    *,
+    trust: bool,
+    replace: bool,
+    store: str,
+    parts: dict[str, Path] | None = None,
+    normalise: bool = False,
+    lora_alpha: int = 32,
+) -> None:
+    if store not in ("source", "float32", "float16", "bfloat16"):
+        raise BadRequest(f"--store {store} is not known; choose source, float32, float16 or bfloat16.", field="store")
+    from vatt_core.weights.importing import ImportOptions, import_model
+
+    assert entry.family is not None
+    options = ImportOptions(
+        trust=trust,
+        replace=replace,
+        store=cast(Any, store),
+        normalise_features=normalise,
+        lora_alpha=lora_alpha,
+        parts=parts or {},
+    )
+    done = import_model(
+        name, paths, folder=models_folder() / name, family=entry.family, text_steered=entry.text_steered, options=options,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    for role, source in done.sources.items():
+        print(f"{role}: {source}", file=sys.stderr)
+    for file, keys in done.ignored.items():
+        shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        print(f"not needed in {file}: {shown}", file=sys.stderr)
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(done.folder)
+
+
+@app.command()
+def verify(name: Name = "nano") -> None:
+    """Read every byte of an installed model: hashes, names, shapes, numbers."""
+    folder = find_model(name)
+    from vatt_core.weights.verify import verify_model
+
+    compared = verify_model(folder, report=lambda line: print(line, file=sys.stderr, flush=True))
+    print(f"{name} is complete" + (" and what was imported" if compared else ""))
+
+
+@app.command()
+def remove(
+    name: Annotated[str | None, typer.Argument(help="Name of an installed model.")] = None,
+    downloads: Annotated[bool, typer.Option("--downloads", help="Also, or only, the fetched archives.")] = False,
+) -> None:
+    """Remove an installed model, or what was fetched."""
+    if name is None and not downloads:
+        raise BadRequest("Name a model to remove, or add --downloads.")
+    folders = []
+    if name is not None:
+        entry = find_entry(name)
+        if entry.embedded:
+            raise BadRequest(f"The model {name} ships with VATT and stays.")
+        if not entry.folder.is_dir():
+            raise NotFound(f"The model {name} is not installed.", name=name)
+        folders.append(entry.folder)
+    if downloads and downloads_folder().is_dir():
+        folders.append(downloads_folder())
+    for folder in folders:
+        freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise writing_error(folder, error) from error
+        print(f"removed {folder} ({in_units(freed)})")
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int | None], None]]]:
+    """A function for lines and one for progress, on standard error: bars on a terminal, every tenth elsewhere."""
+    if not sys.stderr.isatty():
+        last: dict[str, int] = {}
+
+        def count(name: str, done: int, total: int | None) -> None:
+            tenth = 10 * done // total if total else done // (1 << 28)
+            if last.get(name) != tenth:
+                last[name] = tenth
+                of = f" of {in_units(total)}" if total else ""
+                print(f"{name}: {in_units(done)}{of}", file=sys.stderr, flush=True)
+
+        yield lambda line: print(line, file=sys.stderr, flush=True), count
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield bars.console.print, update

@@ -160,7 +160,7 @@ def _members(path: Path) -> list[Place]:
         return [
             Place(path, info.filename)
             for info in archive.infolist()
-            if not info.is_dir() and not re.search(r"(^|/)(\.|__MACOSX)", info.filename)
+            if not info.is_dir() and not re.search(r"(^|/)(\.[^./][^/]*|__MACOSX)(/|$)", info.filename)
         ]
 
 

@@ -47,7 +47,7 @@ def _described(path: Path, *, normalise: bool) -> VisionConfig:
         vision = model["vision_cfg"]
         known = vision.get("timm_model_name") == "eva02_large_patch14_clip_336" and size == released.image_size
         return VisionConfig(
-            name=released.name if known else str(vision.get("timm_model_name", path.parent.name)),
+            name=released.name if known else str(vision.get("timm_model_name", "open_clip tower")),
             open_clip_model=None if known else model,
             image_size=int(size),
             mean=tuple(prepare.get("mean", released.mean)),
