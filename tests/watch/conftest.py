@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -17,16 +16,12 @@ from typing import Any
 import pytest
 from vatt_daemon.cli import main
 
+from tests.daemon.conftest import Home
+
 HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("vatt_daemon_conftest", HERE.parent / "daemon" / "conftest.py")
-assert _spec is not None and _spec.loader is not None
-daemon_tests = importlib.util.module_from_spec(_spec)
-sys.modules["vatt_daemon_conftest"] = daemon_tests
-_spec.loader.exec_module(daemon_tests)
-until = daemon_tests.until
 
 
-class Watched(daemon_tests.Home):  # type: ignore[misc, name-defined]
+class Watched(Home):
     """`folder` is watched; `executions` says which jobs really ran."""
 
     def __init__(self, root: Path) -> None:
@@ -88,7 +83,7 @@ class Watched(daemon_tests.Home):  # type: ignore[misc, name-defined]
 
     def once(self) -> subprocess.CompletedProcess[str]:
         """`vatt watch run --once`, to its end."""
-        return self.vatt("watch", "run", "--once")  # type: ignore[no-any-return]
+        return self.vatt("watch", "run", "--once")
 
     def executions(self, kind: str) -> list[str]:
         """The clips of all executions, as paths below the root of the test."""

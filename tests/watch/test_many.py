@@ -12,7 +12,7 @@ import pytest
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_ten_thousand_files_at_once(home: Any) -> None:
     many(home, 10_000, seconds=1500)
 

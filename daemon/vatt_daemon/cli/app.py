@@ -13,6 +13,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "suggest": ("vatt_daemon.cli.jobs:suggest_app", "Captions for a clip."),
     "generate": ("vatt_daemon.cli.jobs:generate_app", "Soundtracks for a clip."),
     "batch": ("vatt_daemon.cli.batch:app", "Soundtracks for the clips of a manifest."),
+    "preview": ("vatt_daemon.cli.preview:app", "A page that plays a clip with its takes."),
+    "takes": ("vatt_daemon.cli.takes:app", "The takes that lie in a folder; pick one."),
     "remake": ("vatt_daemon.cli.remake:app", "A take again, from the side-car beside it."),
     "watch": ("vatt_daemon.cli.watch:app", "Folders whose new clips get captions and soundtracks."),
     "export": ("vatt_daemon.cli.export:app", "Finished takes for any editor: Broadcast WAV, OTIO, FCP7 XML, MLT."),
