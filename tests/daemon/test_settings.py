@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,14 @@ def test_one_variable_moves_every_folder(tmp_path: Path, monkeypatch: pytest.Mon
     found = folders()
     assert all(folder.is_relative_to(tmp_path) for folder in (found.config, found.data, found.runtime, found.log,
                                                               found.cache))  # fmt: skip
+
+
+def test_every_setting_and_its_default_stand_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| (.*?) ?\| .+ \|$", page, flags=re.MULTILINE))
+    real = {
+        f"{table.name}.{item.name}": "" if item.default == () else str(item.default)
+        for table in dataclasses.fields(Settings)
+        for item in dataclasses.fields(getattr(Settings(), table.name))
+    }
+    assert told == real
