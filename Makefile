@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Its cache of fonts would lie in the home folder otherwise.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
-.PHONY: setup demo test test-recorded test-gpu test-browser test-blender test-editors test-blender-window plugins soak lint bench eval train-nano clean
+.PHONY: setup demo test test-recorded test-gpu test-foreign test-browser test-blender test-editors test-blender-window plugins soak lint bench eval train-nano clean
 
 setup: $(READY)
 

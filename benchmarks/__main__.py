@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--json] [--runs N]`: see README.md beside this file."""
+"""`python -m benchmarks [jobs|front] [--json] [--runs N]`: see README.md beside this file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Bench, run
+from benchmarks import front, measure
+from benchmarks.measure import Bench
+
+PARTS = ("jobs", "front")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Times and memory of the main job.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Times and memory of the main job, and of the daemon."
+    )
+    parser.add_argument("part", nargs="?", choices=PARTS, help="only this part; left out, everything")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--runs", type=int, default=3, help="repetitions, of which the median counts")
     parser.add_argument("--model", default="nano")
@@ -27,12 +33,42 @@ def main() -> None:
     def told(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="vatt-bench-") as folder:
-        bench = run(Path(folder), runs=options.runs, model=options.model, told=told)
+    found: dict[str, Bench | front.Front] = {}
+    with tempfile.TemporaryDirectory(prefix="vatt-bench-") as name:
+        for part in [options.part] if options.part else PARTS:
+            folder = Path(name) / part
+            folder.mkdir()
+            if part == "jobs":
+                found[part] = measure.run(folder, runs=options.runs, model=options.model, told=told)
+            else:
+                found[part] = front.run(folder, runs=options.runs, told=told)
     if options.json:
-        print(json.dumps(dataclasses.asdict(bench), indent=1))
-    else:
-        show(bench)
+        print(json.dumps({part: dataclasses.asdict(figures) for part, figures in found.items()}, indent=1))
+        return
+    for figures in found.values():
+        if isinstance(figures, Bench):
+            show(figures)
+        else:
+            show_front(figures)
+
+
+def show_front(figures: front.Front) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    table = Table(title="The daemon without a model", title_justify="left")
+    for column in ("figure", "bar", "measured", "", "spread"):
+        table.add_column(column, justify="left" if column in ("figure", "", "spread") else "right")
+    for figure in figures.figures:
+        sign = ">" if figure.better == "above" else "<"
+        measured = f"{figure.value:.3g}" if figure.value < 1000 else f"{figure.value:.0f}"
+        table.add_row(
+            figure.name,
+            f"{sign} {figure.bar:g}",
+            f"{measured} {figure.unit}",
+            "ok" if figure.met else "missed",
+            figure.note,
+        )
+    console.print(table)
+    console.print("   ".join(f"{name} {value}" for name, value in figures.machine.items()), highlight=False)
 
 
 def show(bench: Bench) -> None:

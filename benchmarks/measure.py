@@ -55,12 +55,12 @@ class Bench:
 
 
 @contextmanager
-def own_daemon(home: Path) -> Iterator[Client]:
-    """A daemon whose every file lies under `home`; it is stopped at the end."""
+def own_daemon(home: Path, flags: dict[str, Any] | None = None) -> Iterator[Client]:
+    """A daemon whose every file lies under `home`; it is stopped at the end. flags: settings, 'table.name' to value."""
     os.environ["VATT_HOME"] = str(home)
     from vatt_daemon import launch
 
-    with launch.start_daemon(name="benchmark") as client:
+    with launch.start_daemon(flags, name="benchmark") as client:
         try:
             yield client
         finally:

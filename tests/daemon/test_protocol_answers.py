@@ -1,0 +1,110 @@
+"""What the daemon answers is what docs/protocol.md says: the keys of every answer, ends that come, refusals."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Any
+
+import pytest
+from vatt_client import Client, errors, messages, replies
+
+
+def named(kind: type[messages.Message]) -> set[str]:
+    """The keys that the message's definition, and with it the page, promises for its answer."""
+    text = re.sub(r"\([^)]*\)", "", kind.ANSWER).partition(", then ")[0]
+    return {name.strip() for name in text.split(",")}
+
+
+def ask(client: Client, body: dict[str, Any], socket: str) -> dict[str, Any]:
+    """Send a map as it is, and return the answer's map."""
+    link = client.session.link(socket)
+    identity = link.begin()
+    end = time.monotonic() + 60
+    while not link.send([messages.VERSION_FRAME, identity, messages.pack(body)]):
+        assert time.monotonic() < end
+    while (answer := link.take(identity)) is None:
+        link.receive()
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    return answer
+
+
+def test_every_answer_has_the_keys_that_are_promised(shared: Any, guest: Client) -> None:
+    job = guest.run(shared.generate("plain")).id
+    clip = str(shared.clip)
+    bodies: dict[str, dict[str, Any]] = {
+        "suggest": {"path": clip},
+        "generate": {"path": clip, "output": str(shared.output)},
+        "batch": {"items": [{"path": clip, "output": str(shared.output)}]},
+        "get": {"job": job, "history": True},
+        "cancel": {"job": job},
+        "watch": {"jobs": [job]},
+        "unwatch": {"watch": secrets.token_hex(4)},
+    }
+    for kind in messages.REQUESTS.values():
+        if kind is messages.Shutdown:
+            continue
+        for socket in kind.SOCKETS:
+            answer = ask(guest, {"type": kind.TYPE, **bodies.get(kind.TYPE, {})}, socket)
+            promised = named(kind) - ({"seed"} if kind is messages.Batch else set())
+            assert set(answer) - {"type"} == promised, kind.TYPE
+    full = ask(guest, {"type": "get", "job": job, "history": True}, "control")["job"]
+    assert set(full) == set(replies.Job.__dataclass_fields__)
+    listed = ask(guest, {"type": "list", "limit": 1}, "control")["jobs"][0]
+    assert set(replies.Job.__dataclass_fields__) - set(listed) == {"request", "result", "progress", "history"}
+    status = ask(guest, {"type": "status"}, "control")
+    assert set(status) - {"type"} == set(replies.DaemonStatus.__dataclass_fields__)
+
+
+def test_pages_of_a_list_hold_every_job_once(shared: Any, guest: Client) -> None:
+    jobs = [guest.submit(shared.generate(f"page {number}")) for number in range(7)]
+    found: list[str] = []
+    before = None
+    while True:
+        page = ask(guest, {"type": "list", "limit": 3, "before": before}, "control")
+        found += [job["id"] for job in page["jobs"]]
+        before = page["next"]
+        if before is None or set(jobs) <= set(found):
+            break
+    assert [job for job in found if job in jobs] == jobs[::-1] and len(set(found)) == len(found)
+
+
+def test_a_cancelled_request_still_gets_its_end(shared: Any, guest: Client) -> None:
+    job = guest.submit(shared.generate("slow 1000"))
+    with shared.client() as other:
+        states = []
+        for found in other.watch([job]):
+            states.append(found.state)
+            if found.state == "running":
+                guest.cancel(job)
+    assert states[-1] == "cancelled"
+    assert guest.get(job).error is not None and guest.get(job).state == "cancelled"
+
+
+def test_progress_has_a_unit_and_an_estimate_after_two_samples(shared: Any, guest: Client) -> None:
+    seen: list[replies.Progress] = []
+    guest.generate(shared.clip, output=shared.output, prompt="slow 6", on_progress=seen.append)
+    steps = [step for step in seen if step.stage == "codes"]
+    assert [step.done for step in steps] == list(range(6)) and {step.unit for step in steps} == {"steps"}
+    assert steps[0].eta is None
+    estimated = [step for step in steps if step.eta is not None]
+    assert estimated and all(step.eta >= 0 for step in estimated if step.eta is not None)
+
+
+def test_unload_takes_an_idle_model_out_of_memory(shared: Any, guest: Client) -> None:
+    guest.run(shared.generate("loads the model"))
+    shared.until(lambda: guest.status().worker["models"] == ["nano"])
+    assert guest.unload("vatt-llama") == []
+    shared.until(lambda: guest.unload() == ["nano"] or not guest.status().worker["models"])
+    shared.until(lambda: not guest.status().worker["models"])
+    assert guest.run(shared.generate("loads it again")).state == "done"
+
+
+def test_a_deadline_that_is_refused_names_its_field(guest: Client) -> None:
+    for wrong in (0, -1, 1e12, "soon", True):
+        answer_of = {"type": "suggest", "path": "/clip", "deadline": wrong}
+        with pytest.raises(errors.BadRequest) as caught:
+            ask(guest, answer_of, "jobs")
+        assert caught.value.details["field"] == "deadline"

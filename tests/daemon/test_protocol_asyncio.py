@@ -1,0 +1,115 @@
+"""The asyncio client: many tasks on one connection, cancellation, and a daemon that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+import zmq
+from vatt_client import AsyncClient, Client, Progress, connection, errors
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 120))
+
+
+def test_tasks_share_one_client(shared: Any, guest: Client) -> None:
+    seen: dict[str, list[Progress]] = {"a": [], "b": []}
+
+    async def scenario() -> None:
+        async with AsyncClient(connection_file=shared.file) as client:
+            assert client.welcome.instance == (await client.ping()).instance
+            captions, first, second, report = await asyncio.gather(
+                client.suggest(shared.clip, count=2),
+                client.generate(shared.clip, output=shared.output, prompt="slow 3", on_progress=seen["a"].append),
+                client.generate(shared.clip, output=shared.output, prompt="slow 4", on_progress=seen["b"].append),
+                client.batch(
+                    [{"path": str(shared.clip), "prompt": f"item {n}"} for n in range(3)], output=shared.output
+                ),
+            )
+            assert len(captions.captions) == 2 and report.complete and len(report.items) == 3
+            assert [take.caption for take in (*first.takes, *second.takes)] == ["slow 3", "slow 4"]
+
+    run(scenario())
+    for name, steps in (("a", 3), ("b", 4)):
+        assert [step.done for step in seen[name] if step.stage == "codes"] == list(range(steps))
+        assert len({step.job for step in seen[name]}) == 1
+
+
+def test_a_cancelled_task_cancels_its_job_and_the_client_goes_on(shared: Any, guest: Client) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(connection_file=shared.file) as client:
+            moving = asyncio.Event()
+            task = asyncio.create_task(
+                client.generate(
+                    shared.clip, output=shared.output, prompt="slow 1000", on_progress=lambda _: moving.set()
+                )
+            )
+            await moving.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            job = (await client.list(limit=1))[0]
+            assert (await client.wait(job.id)).state == "cancelled"
+            with pytest.raises(errors.NotFound):
+                await client.get("f" * 32)
+
+    run(scenario())
+
+
+def test_jobs_of_others_can_be_watched(shared: Any, guest: Client) -> None:
+    async def scenario() -> None:
+        async with (
+            AsyncClient(connection_file=shared.file) as client,
+            contextlib.aclosing(client.watch_all()) as all_jobs,
+        ):
+            first = asyncio.ensure_future(anext(all_jobs))
+            await client.ping()
+            job = await client.submit(shared.generate("slow 2"))
+            states = [(await first).state]
+            async for found in all_jobs:
+                assert found.id == job
+                states.append(found.state)
+                if found.ended:
+                    break
+            assert states == ["running", "done"]
+
+    run(scenario())
+
+
+def test_all_tasks_follow_their_jobs_into_the_next_daemon(home: Any) -> None:
+    home.start()
+
+    async def scenario() -> None:
+        async with AsyncClient(connection_file=home.file, reconnect=60.0) as client:
+            jobs = [await client.submit(home.generate(f"slow {steps}")) for steps in (10, 2, 3)]
+            waits = [asyncio.create_task(client.wait(job)) for job in jobs]
+            while not home.runs():
+                await asyncio.sleep(0.05)
+            home.kill()
+            await asyncio.to_thread(home.start)
+            assert [(await wait).state for wait in waits] == ["done"] * 3
+
+    run(scenario())
+
+
+def test_what_keeps_a_client_from_connecting_is_said(shared: Any, guest: Client) -> None:
+    async def scenario() -> None:
+        with pytest.raises(errors.DaemonNotRunning):
+            async with AsyncClient(connection_file=shared.root / "none.json"):
+                pass
+        public, secret = zmq.curve_keypair()
+        found = connection.read_connection(shared.file)
+        values = found.__dict__ | {"client_public": public.decode(), "client_secret": secret.decode()}
+        file = connection.write_connection(connection.Connection(**values), shared.root / "stranger.json")
+        with pytest.raises(errors.WrongKey):
+            async with AsyncClient(connection_file=file):
+                pass
+        client = AsyncClient(connection_file=shared.file)
+        with pytest.raises(errors.DaemonLost):
+            await client.ping()
+
+    run(scenario())
