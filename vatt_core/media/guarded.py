@@ -162,7 +162,7 @@ class _Reader:
         thread = threading.Thread(target=_receive, args=(process.stdout, answers), daemon=True, name="media")
         end = time.monotonic() + self._limits.wall_seconds
         with suppress(OSError):
-            send(process.stdin, request)
+            send(cast(BinaryIO, process.stdin), request)
         thread.start()
         while True:
             try:

@@ -7,7 +7,7 @@ import importlib
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,8 @@ def decode(value: Any, stream: BinaryIO) -> Any:
     """The value of `encode`, its arrays read from the stream. Raises ValueError for anything else."""
     if not isinstance(value, dict):
         return value
-    kind, inside = value.get("$"), value.get("value")
+    kind: Any = value.get("$")
+    inside: Any = value.get("value")
     if kind == "fraction":
         return Fraction(inside)
     if kind == "path":
@@ -83,7 +84,7 @@ def _array(value: dict[str, Any], stream: BinaryIO) -> NDArray[Any]:
     if size > LARGEST_ARRAY:
         raise ValueError(f"an array of {size} bytes")
     found = np.empty(shape, dtype)
-    rest = memoryview(found).cast("B") if size else memoryview(b"")
+    rest = memoryview(cast(Any, found)).cast("B") if size else memoryview(b"")
     while len(rest):
         count = stream.readinto(rest)  # type: ignore[attr-defined]
         if not count:
