@@ -17,6 +17,10 @@ MODULES = {
     "world": "vatt_core.world, vatt_core.world.scene, vatt_core.world.sound, vatt_core.world.write",
     "client": "vatt_client, vatt_client.messages",
     "daemon": "vatt_daemon, vatt_daemon.server, vatt_daemon.scheduler, vatt_daemon.executor, vatt_daemon.__main__",
+    "watch": "vatt_watch, vatt_daemon.cli.watch",
+    "export": "vatt_core.export.export, vatt_core.export.results, vatt_daemon.cli.export",
+    "installers": "vatt_installers.service, vatt_installers.resolve, vatt_installers.blender, vatt_daemon.cli.service, "
+    "vatt_daemon.cli.plugins, vatt_daemon.cli.resolve",
     "command": "vatt_daemon.cli.app, vatt_daemon.cli.jobs, vatt_daemon.cli.daemon, vatt_daemon.cli.models, "
     "vatt_daemon.cli.doctor, vatt_daemon.cli.world",
 }

@@ -193,4 +193,36 @@ def _cache() -> Iterator[Check]:
     yield Check("cache", "ok", f"{used >> 20} of {limit >> 20} MiB at {folders().cache}; may be deleted at any time")
 
 
-EXAMINATIONS = (_versions, _device, _settings, _folders, _keys, _database, _cache, _models, _daemon)
+def _resolve() -> Iterator[Check]:
+    from vatt_installers import resolve
+
+    scripts = resolve.scripts_folder()
+    wrong = resolve.problems(scripts, folders().data / "resolve")
+    for seen, cure in wrong.items():
+        yield Check("DaVinci Resolve", "problem", seen, cure)
+    if not wrong:
+        there = any(True for _ in resolve.entries(scripts))
+        yield Check("DaVinci Resolve", "ok", f"scripts in {scripts}" if there else "no scripts installed")
+
+
+def _watched_folders() -> Iterator[Check]:
+    from vatt_watch import WatchState
+
+    file = folders().data / "watch.sqlite"
+    if not file.exists():
+        return
+    state = WatchState(file)
+    try:
+        for folder in state.folders():
+            if folder.path.is_dir():
+                yield Check("watched folder", "ok", str(folder.path))
+            else:
+                yield Check("watched folder", "note", f"{folder.path} is not there",
+                            "mount it or make it again; or 'vatt watch remove' it")  # fmt: skip
+    finally:
+        state.close()
+
+
+EXAMINATIONS = (
+    _versions, _device, _settings, _folders, _keys, _database, _cache, _models, _daemon, _resolve, _watched_folders,
+)  # fmt: skip
