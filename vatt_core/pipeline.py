@@ -34,7 +34,7 @@ from vatt_core.media.watching import Watched, motion_curve, watch
 from vatt_core.media.waves import read_wave, resample
 from vatt_core.model.captioning import SamplingSettings
 from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes, mean_log_likelihood
-from vatt_core.model.folder import LoadedModel, load_model, model_hash
+from vatt_core.model.folder import LoadedModel, LoadOptions, load_model, model_hash
 from vatt_core.model.text import CAPTION_INSTRUCTION, decode_answer, encode_caption_prompt, encode_prompts
 from vatt_core.regions import Splice, border_samples, region_frames, varied
 from vatt_core.rendering import looped, rendered
@@ -96,14 +96,14 @@ class Pipeline:
         self._watched: OrderedDict[tuple[Any, ...], Watched] = OrderedDict()
 
     @classmethod
-    def load(cls, model: str | Path = "nano", *, device: str = "auto") -> Pipeline:
-        """Load a model by name or folder. device: "auto" takes a CUDA GPU where there is one.
+    def load(cls, model: str | Path = "nano", *, device: str = "auto", options: LoadOptions | None = None) -> Pipeline:
+        """Load a model by name or folder. device: "auto" takes a CUDA GPU where there is one. options: precision, memory.
 
-        Raises NotFound for an unknown name, BadModel for a damaged folder.
+        Raises NotFound for an unknown name, BadModel for a damaged folder, OutOfMemory when it does not fit.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(load_model(find_model(model), device=device), str(model))
+        return cls(load_model(find_model(model), device=device, options=options), str(model))
 
     @property
     def model_hash(self) -> str:
@@ -120,7 +120,8 @@ class Pipeline:
         wanted = self.timing.frames
         if not 0 < len(frames) <= wanted:
             raise ValueError(f"a window has 1 to {wanted} frames, got {len(frames)}")
-        features = self.model.vision.encode(torch.from_numpy(np.ascontiguousarray(frames)))
+        with self.model.using("vision"):
+            features = self.model.vision.encode(torch.from_numpy(np.ascontiguousarray(frames)))
         held = features[-1:].expand(wanted - len(frames), -1)
         return torch.cat([features, held])[None]
 
@@ -138,13 +139,14 @@ class Pipeline:
                 repetition_penalty=self.config.decoding.caption_repetition_penalty,
                 max_new_tokens=longest,
             )
-            drawn = self.model.converter.generate_captions(
-                features,
-                prompt,
-                count=count * CANDIDATES_PER_CAPTION,
-                settings=settings,
-                seed=(seed + round_number) % (2**62),
-            )[0]
+            with self.model.using("converter"):
+                drawn = self.model.converter.generate_captions(
+                    features,
+                    prompt,
+                    count=count * CANDIDATES_PER_CAPTION,
+                    settings=settings,
+                    seed=(seed + round_number) % (2**62),
+                )[0]
             for one in drawn:
                 text = decode_answer(self.model.tokenizer, one.ids)
                 if text and one.finished:
@@ -168,7 +170,8 @@ class Pipeline:
             if found is None:
                 # One at a time: padding would move the text away from the video, and a row would not be what it is alone.
                 ids, _ = encode_prompts(self.model.tokenizer, [prompt], self.config.converter)
-                states = self.model.converter.encode_all_states(clip[None], ids.to(self.device)).float()[0]
+                with self.model.using("converter"):
+                    states = self.model.converter.encode_all_states(clip[None], ids.to(self.device)).float()[0]
                 found = Condition(states, torch.ones(len(states), dtype=torch.int64, device=self.device))
                 known.append((prompt, clip, found))
             conditions.append(found)
@@ -192,36 +195,41 @@ class Pipeline:
         if negative_prompts is not None and any(negative_prompts):
             said = self.condition(features, [text or "" for text in negative_prompts])
             negatives = [one if text else None for one, text in zip(said, negative_prompts, strict=True)]
-        return generate_codes(
-            self.model.audio_transformer,
-            conditions,
-            options=options or DecodingOptions.from_defaults(self.config.decoding),
-            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-            negatives=negatives,
-            known=known,
-            progress=progress,
-            cancelled=cancelled,
-        )
+        with self.model.using("audio_transformer"):
+            return generate_codes(
+                self.model.audio_transformer,
+                conditions,
+                options=options or DecodingOptions.from_defaults(self.config.decoding),
+                generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+                negatives=negatives,
+                known=known,
+                progress=progress,
+                cancelled=cancelled,
+            )
 
     @torch.no_grad()
     def likelihood(self, features: Tensor, prompts: Sequence[str], codes: Tensor) -> list[float]:
         """How likely codes [B, K, T] are for features [B, F, D] and prompts, see `mean_log_likelihood`."""
-        return mean_log_likelihood(
-            self.model.audio_transformer,
-            self.condition(features, prompts),
-            codes.to(self.device),
-            fill_order=self.config.decoding.fill_order,
-        ).tolist()
+        conditions = self.condition(features, prompts)
+        with self.model.using("audio_transformer"):
+            return mean_log_likelihood(
+                self.model.audio_transformer,
+                conditions,
+                codes.to(self.device),
+                fill_order=self.config.decoding.fill_order,
+            ).tolist()
 
     @torch.no_grad()
     def encode(self, wave: NDArray[np.float32]) -> Tensor:
         """A wave [samples] at `timing.sample_rate` -> codes [K, ceil(samples / hop_length)]."""
-        return self.model.codec.encode(torch.from_numpy(np.ascontiguousarray(wave))[None].to(self.device))[0].cpu()
+        with self.model.using("codec"):
+            return self.model.codec.encode(torch.from_numpy(np.ascontiguousarray(wave))[None].to(self.device))[0].cpu()
 
     @torch.no_grad()
     def sound(self, codes: Tensor) -> Tensor:
         """Codes [B, K, T] -> wave [B, T * hop_length] float32 at `timing.sample_rate`."""
-        return self.model.codec.decode(codes)
+        with self.model.using("codec"):
+            return self.model.codec.decode(codes)
 
     # ---- what an editor asks for -----------------------------------------------------------------------------------
 

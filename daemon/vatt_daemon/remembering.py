@@ -117,8 +117,8 @@ class Remembering:
 
     def _key(self, kind: str, **parts: Any) -> str:
         # Other devices and versions round differently: what they made is not mixed with ours.
-        device = self.device.type  # type: ignore[attr-defined]
-        return cache_key(kind=kind, model=self._model_hash, device=device, torch=torch.__version__, **parts)
+        held = self.model.held  # type: ignore[attr-defined]
+        return cache_key(kind=kind, model=self._model_hash, device=held, torch=torch.__version__, **parts)
 
     def _tensors(self, key: str) -> dict[str, Tensor] | None:
         data = None if self._cache is None else self._cache.get(key)

@@ -58,7 +58,8 @@ class WorkerSettings:
     keep_alive: seconds that an idle model stays in memory; -1: for ever. models: how many stay in memory at once.
     cancel_grace: seconds after which a worker that ignores a cancellation is killed; stuck: after which one that makes
     no step at all is. restarts: deaths of a worker within restart_window seconds after which there is a pause.
-    threads: CPU threads of the model, 0 for all cores."""
+    threads: CPU threads of the model, 0 for all cores. precision, llm_bits, memory, codec: how models are held, see
+    docs/models.md."""
 
     device: str = "auto"
     slots: int = 8
@@ -72,6 +73,10 @@ class WorkerSettings:
     restarts: int = 5
     restart_window: float = 60.0
     threads: int = 0
+    precision: str = "auto"
+    llm_bits: int = 0
+    memory: str = "auto"
+    codec: str = "transformers"
     pipeline: str = "vatt_daemon.shared:SharedPipeline"
 
 

@@ -230,7 +230,7 @@ class Loader:
         self._module = sys.modules.get("vatt_daemon.shared")
         if self._guard is not None and hasattr(kind, "share"):
             self._guard.prepare()
-        pipeline = kind.load(model, device=settings.device)
+        pipeline = kind.load(model, device=settings.device, **_chosen(settings))
         if hasattr(pipeline, "remember") and self._orders.cache.bytes:
             from vatt_core.cache import Cache
 
@@ -254,6 +254,17 @@ class Loader:
 
     def is_fault(self, error: Exception) -> bool:
         return "CUDA error" in str(error) if self._module is None else bool(self._module.is_device_fault(error))
+
+
+def _chosen(settings: WorkerSettings) -> dict[str, Any]:
+    """What the settings say about holding models; nothing where they leave it open, for pipelines that know no options."""
+    names = ("precision", "llm_bits", "memory", "codec")
+    given = {name: getattr(settings, name) for name in names}
+    if given == {name: getattr(WorkerSettings(), name) for name in names}:
+        return {}
+    from vatt_core.model.plan import LoadOptions
+
+    return {"options": LoadOptions(**given)}
 
 
 def _away() -> contextlib.AbstractContextManager[Any]:

@@ -5,15 +5,17 @@ Nothing is guessed: a missing, surplus, misshapen or damaged tensor is an error 
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +25,9 @@ from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.codec import Codec
 from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.converter import Converter
+from vatt_core.model.plan import LoadOptions, MemoryPlan, available_memory, check_fits, plan_memory
+from vatt_core.model.quantised import quantisable, quantised_linear
+from vatt_core.model.residence import Residence
 from vatt_core.model.text import load_tokenizer
 from vatt_core.model.vision import VisionTower
 from vatt_core.weights.fingerprint import (
@@ -38,6 +43,7 @@ __all__ = [
     "CONFIG_FILE",
     "PART_NAMES",
     "TOKENIZER_FOLDER",
+    "LoadOptions",
     "LoadedModel",
     "build_part",
     "load_model",
@@ -61,6 +67,18 @@ class LoadedModel:
     audio_transformer: AudioTransformer
     codec: Codec
     device: torch.device
+    plan: MemoryPlan
+    residence: Residence
+
+    @property
+    def held(self) -> str:
+        """Device and precisions: what was computed with another of them is rounded otherwise."""
+        kinds = "".join(f" {part.name}={part.dtype}/{part.bits:g}" for part in self.plan.parts)
+        return f"{self.device.type}{kinds if self.plan.narrowed else ''}"
+
+    def using(self, part: str) -> AbstractContextManager[None]:
+        """Hold a part on the device while it works; only where parts are swapped this does anything."""
+        return self.residence.using(part)
 
 
 def build_part(config: ModelConfig, name: str, *, empty: bool = False) -> nn.Module:
@@ -197,8 +215,10 @@ def load_part(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    bits: int = 0,
 ) -> nn.Module:
-    """One part of the folder in evaluation mode, its floating-point weights as `dtype`.
+    """One part of the folder in evaluation mode, its floating-point weights as `dtype`; with `bits` 8 or 4 the linear
+    layers of the language model as narrow as that.
 
     The part is built without memory and its tensors are read one by one, so that it never stands there twice. Raises
     BadModel as :func:`load_weights` does.
@@ -208,14 +228,22 @@ def load_part(
     module = build_part(config, name, empty=True)
     names = _check(module, found, str(path))
     placed: dict[str, Tensor] = {}
+    device = torch.device(device)
+    narrowed = quantisable(module) if bits and isinstance(module, Converter) else {}
     for key in sorted(set(names.values())):
         value = found.pop(key)
         if value.is_floating_point():
             if not bool(value.isfinite().all()):
                 raise BadModel(f"{path}: {key} holds NaN or infinity; {AGAIN}", file=str(path), key=key)
+            if key.removesuffix(".weight") in narrowed:
+                layer = quantised_linear(value, bits, dtype=dtype, device=device)
+                module.set_submodule(key.removesuffix(".weight"), layer)
+                continue
             value = value.to(device=device, dtype=dtype, copy=True)
         placed[key] = value.to(device)
-    module.load_state_dict({key: placed[names[key]] for key in names}, assign=True)
+    kept = {key: placed[stored] for key, stored in names.items() if stored in placed}
+    # What is not kept stands in the module already; every name was checked above.
+    module.load_state_dict(kept, assign=True, strict=not narrowed)
     _tie(module)
     return module.to(device).eval()
 
@@ -225,24 +253,47 @@ def _tie(module: nn.Module) -> None:
         module.llm.tie_weights()
 
 
-def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load_model(
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    options: LoadOptions | None = None,
+) -> LoadedModel:
     """Read a whole model folder.
 
-    dtype: of the language model and, away from the CPU, of the image tower. Audio transformer and codec stay float32,
-    as in the official code (reference 2.6), and so do all convolutions of the CPU, whose bfloat16 kernels are wrong.
-    Raises BadModel for a folder that is incomplete or damaged, BadRequest for a device that is not there.
+    options: precision and memory. dtype: of the language model and, away from the CPU, of the image tower, whatever the
+    options say; audio transformer and codec stay float32 then.
+    Raises BadModel for a folder that is incomplete or damaged, BadRequest for a device that is not there, OutOfMemory
+    before anything is read when the model does not fit.
     """
     device = torch.device(device)
+    options = options or LoadOptions()
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadRequest("no CUDA device can be used here; choose the device 'cpu'", device=str(device))
     model_files(folder)
     config = ModelConfig.load(folder / CONFIG_FILE)
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
-
-    vision = load_part(folder, config, "vision")
-    converter = load_part(folder, config, "converter")
-    audio_transformer = load_part(folder, config, "audio_transformer")
-    codec = load_part(folder, config, "codec")
+    sizes = {name: count_parameters(part_file(folder, name)) for name in PART_NAMES}
+    plan = plan_memory(
+        {name: whole for name, (whole, _) in sizes.items()},
+        sizes["converter"][1],
+        options,
+        device=device,
+        available=available_memory(device),
+    )
+    check_fits(plan, config.name)
+    kinds = {name: plan.dtype(name) for name in PART_NAMES}
+    if dtype is not None:
+        kinds |= {"converter": dtype, "audio_transformer": torch.float32}
+        kinds["vision"] = torch.float32 if device.type == "cpu" else dtype
+    where = torch.device("cpu") if plan.swapped else device
+    vision = load_part(folder, config, "vision", dtype=kinds["vision"], device=where)
+    converter = load_part(
+        folder, config, "converter", dtype=kinds["converter"], device=where, bits=options.llm_bits
+    )  # fmt: skip
+    audio_transformer = load_part(folder, config, "audio_transformer", dtype=kinds["audio_transformer"], device=where)
+    codec = load_part(folder, config, "codec", device=where)
     assert isinstance(vision, VisionTower)
     assert isinstance(converter, Converter)
     assert isinstance(audio_transformer, AudioTransformer)
@@ -250,18 +301,22 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch
     if converter.hidden_size != config.audio.condition_dim:
         raise BadModel(
             f"{folder}: the converter's states are {converter.hidden_size} wide, the audio transformer reads "
-            f"{config.audio.condition_dim}; pull or import the model again"
+            f"{config.audio.condition_dim}; {AGAIN}"
         )
     if len(tokenizer) > converter.llm.config.vocab_size:
         raise BadModel(
             f"{folder}: the tokenizer has {len(tokenizer)} entries, the converter {converter.llm.config.vocab_size}; "
-            "pull or import the model again"
+            f"{AGAIN}"
         )
-    for part in (vision, converter, audio_transformer, codec):
-        part.requires_grad_(False).to(device)
-    converter.to(dtype)
-    if device.type != "cpu":
-        vision.to(dtype)
+    if options.codec == "audiocraft":
+        from vatt_core.model.audiocraft_codec import AudiocraftCodec
+
+        codec = AudiocraftCodec(codec).to(where)
+    parts: dict[str, nn.Module] = {
+        "vision": vision, "converter": converter, "audio_transformer": audio_transformer, "codec": codec,
+    }  # fmt: skip
+    for part in parts.values():
+        part.requires_grad_(False)
     return LoadedModel(
         folder=folder,
         config=config,
@@ -271,4 +326,23 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch
         audio_transformer=audio_transformer,
         codec=codec,
         device=device,
+        plan=plan,
+        residence=Residence(parts, device, swapped=plan.swapped),
     )
+
+
+def count_parameters(path: Path) -> tuple[int, int]:
+    """Numbers in a file of weights, all and those of the layers that can be quantised. Reads only its head."""
+    if not path.is_file():
+        raise BadModel(f"{path} is missing; {AGAIN}", file=str(path))
+    whole = linear = 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dictionary
+                count = math.prod(file.get_slice(key).get_shape())
+                whole += count
+                in_block = key.startswith("llm.model.layers.") and ".lora_" not in key
+                linear += count if in_block and key.endswith(("_proj.weight", ".base_layer.weight")) else 0
+    except (SafetensorError, OSError) as error:
+        raise BadModel(f"{path} is damaged ({error}); {AGAIN}", file=str(path)) from error
+    return whole, linear

@@ -1,0 +1,119 @@
+"""Precision and memory: what is planned, what is refused before anything is read, what swapping leaves the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vatt_core.errors import BadRequest, OutOfMemory
+from vatt_core.model import folder as folders
+from vatt_core.model.folder import count_parameters, load_model
+from vatt_core.model.plan import LoadOptions, check_fits, plan_memory
+from vatt_core.model.residence import Residence
+from vatt_core.weights import find_model
+
+GEMMA = {"vision": 304_000_000, "converter": 2_510_000_000, "audio_transformer": 414_000_000, "codec": 57_000_000}
+LLAMA = {"vision": 304_000_000, "converter": 6_750_000_000, "audio_transformer": 416_000_000, "codec": 57_000_000}
+GEMMA_LINEAR, LLAMA_LINEAR = 1_980_000_000, 6_476_000_000
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+GB = 1_000_000_000
+
+
+def test_small_models_are_exact_everywhere() -> None:
+    nano = {"vision": 10**6, "converter": 10**6, "audio_transformer": 10**6, "codec": 10**6}
+    for device in (CUDA, CPU):
+        plan = plan_memory(nano, 0, LoadOptions(), device=device, available=GB)
+        assert {part.dtype for part in plan.parts} == {torch.float32}
+        assert not plan.swapped and not plan.narrowed
+
+
+def test_defaults_follow_the_device() -> None:
+    on_gpu = plan_memory(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CUDA, available=24 * GB)
+    assert on_gpu.dtype("converter") == on_gpu.dtype("vision") == torch.bfloat16
+    assert on_gpu.dtype("codec") == torch.float32 and not on_gpu.swapped
+    roomy = plan_memory(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CPU, available=64 * GB)
+    assert not roomy.narrowed
+    tight = plan_memory(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CPU, available=16 * GB)
+    assert tight.dtype("converter") == torch.bfloat16
+    assert tight.dtype("vision") == torch.float32  # convolutions of the CPU
+
+
+def test_the_official_models_fit_small_gpus() -> None:
+    gemma = plan_memory(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CUDA, available=int(7.5 * GB))
+    assert gemma.fits
+    with pytest.raises(OutOfMemory):
+        check_fits(plan_memory(LLAMA, LLAMA_LINEAR, LoadOptions(), device=CUDA, available=int(11.5 * GB)), "llama")
+    for bits in (8, 4):
+        options = LoadOptions(llm_bits=bits)
+        assert plan_memory(LLAMA, LLAMA_LINEAR, options, device=CUDA, available=int(11.5 * GB)).fits
+    assert plan_memory(LLAMA, LLAMA_LINEAR, LoadOptions(llm_bits=4), device=CUDA, available=8 * GB).fits
+
+
+def test_a_choice_is_kept() -> None:
+    options = LoadOptions(precision="float16", memory="swap")
+    plan = plan_memory(GEMMA, GEMMA_LINEAR, options, device=CUDA, available=100 * GB)
+    assert plan.swapped and plan.dtype("audio_transformer") == torch.float16
+    assert plan.needed == plan.swap < plan.keep
+    assert not plan_memory(GEMMA, GEMMA_LINEAR, options, device=CPU, available=100 * GB).swapped
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "half"}, {"llm_bits": 3}, {"memory": "some"}, {"codec": "other"}])
+def test_a_choice_that_does_not_exist(wrong: dict[str, object]) -> None:
+    with pytest.raises(BadRequest):
+        LoadOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_model_that_does_not_fit_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(folders, "load_part", None)
+    with pytest.raises(OutOfMemory) as caught:
+        load_model(find_model("nano"))
+    assert caught.value.details["available"] == 1000
+
+
+def test_sizes_are_read_from_the_head_of_a_file() -> None:
+    model = load_model(find_model("nano"))
+    for name in ("converter", "audio_transformer"):
+        whole, _ = count_parameters(model.folder / f"{name}.safetensors")
+        stored = {value.data_ptr(): value.numel() for value in getattr(model, name).state_dict().values()}
+        assert whole == sum(stored.values())
+    from vatt_core.model.quantised import quantisable
+
+    layers = quantisable(model.converter)
+    assert count_parameters(model.folder / "converter.safetensors")[1] == sum(
+        layer.weight.numel() for layer in layers.values()
+    )
+    assert all("lora" not in name and "lm_head" not in name for name in layers)
+
+
+def test_swapped_parts_visit_the_device_one_at_a_time() -> None:
+    parts = {name: torch.nn.Linear(2, 2) for name in ("a", "b", "c")}
+    moves: list[tuple[str, str]] = []
+    for name, part in parts.items():
+        part.to = lambda where, name=name: moves.append((name, str(where)))  # type: ignore[method-assign,assignment,misc]
+    residence = Residence(parts, torch.device("meta"), swapped=True)
+    with residence.using("a"):
+        with residence.using("b"):
+            pass
+        with residence.using("a"):
+            pass
+    with residence.using("b"):
+        pass
+    there = [("a", "meta"), ("b", "meta"), ("b", "cpu"), ("a", "cpu"), ("b", "meta")]
+    assert moves == there  # b joins a that is in use, leaves when only a is, and drives a away at last
+    moves.clear()
+    with Residence(parts, torch.device("meta"), swapped=False).using("c"):
+        pass
+    assert moves == []
+
+
+def test_half_the_numbers_take_half_the_memory() -> None:
+    model = load_model(find_model("nano"), options=LoadOptions(precision="bfloat16"))
+    assert {value.dtype for value in model.converter.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in model.audio_transformer.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in model.codec.parameters()} == {torch.float32}
+    states = torch.randn(1, 40, model.config.audio.condition_dim)
+    codes = torch.full((1, model.config.timing.codebooks, 50), model.config.timing.mask)
+    narrow = model.audio_transformer(codes, states, torch.ones(1, 40)).float()
+    wide = load_model(find_model("nano")).audio_transformer(codes, states, torch.ones(1, 40))
+    assert torch.nn.functional.cosine_similarity(narrow.flatten(), wide.flatten(), dim=0) > 0.99

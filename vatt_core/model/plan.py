@@ -1,0 +1,182 @@
+"""How a model is held: precision of each part, whether all parts stay on the device, and whether that fits.
+
+No memory is taken here: sizes come from the headers of files, or from models that are built without memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from vatt_core.errors import BadRequest, OutOfMemory
+from vatt_core.weights.space import in_units
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Keeping = Literal["auto", "keep", "swap"]
+
+LARGE = 1_000_000_000
+"""Parameters from which on `auto` looks for less memory than float32 takes."""
+
+WORKING = {"vision": 1 << 30, "converter": 768 << 20, "audio_transformer": 768 << 20, "codec": 512 << 20}
+"""Bytes beside the weights that a stage takes for a clip of ten seconds; measured, see docs/models.md."""
+
+_BITS_PER_WEIGHT = {8: 8.0, 4: 4.6}
+"""With the scales that bitsandbytes keeps (one byte for 64 weights in 4 bits, and theirs)."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a user may choose about memory and speed.
+
+    precision: of language model and audio transformer and, on a GPU, of the image tower; "auto": float32 for small models
+    and where it fits, else bfloat16. llm_bits: 8 or 4 quantises the linear layers of the language model (0: not), which
+    needs bitsandbytes. memory: "keep" holds every part on the device, "swap" only the one at work; "auto" swaps on a GPU
+    that is too small for all. codec: "transformers", or "audiocraft" for whoever has it installed.
+    """
+
+    precision: Precision = "auto"
+    llm_bits: int = 0
+    memory: Keeping = "auto"
+    codec: Literal["transformers", "audiocraft"] = "transformers"
+
+    def __post_init__(self) -> None:
+        for name, values in (
+            ("precision", ("auto", "float32", "bfloat16", "float16")),
+            ("llm_bits", (0, 8, 4)),
+            ("memory", ("auto", "keep", "swap")),
+            ("codec", ("transformers", "audiocraft")),
+        ):
+            if getattr(self, name) not in values:
+                said = ", ".join(map(str, values))
+                raise BadRequest(f"{name} is {getattr(self, name)!r}; choose one of {said}", field=name)
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """A part as it will be held. weights, working: bytes."""
+
+    name: str
+    parameters: int
+    dtype: torch.dtype
+    bits: float
+    working: int
+
+    @property
+    def weights(self) -> int:
+        return int(self.parameters * self.bits / 8)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """keep: bytes with every part on the device, swap: with the largest alone. available: bytes of the device, None where
+    it does not say. swapped: what was decided."""
+
+    device: torch.device
+    parts: tuple[PartPlan, ...]
+    available: int | None
+    swapped: bool
+
+    @property
+    def keep(self) -> int:
+        return sum(part.weights for part in self.parts) + max(part.working for part in self.parts)
+
+    @property
+    def swap(self) -> int:
+        return max(part.weights + part.working for part in self.parts)
+
+    @property
+    def needed(self) -> int:
+        return self.swap if self.swapped else self.keep
+
+    @property
+    def fits(self) -> bool:
+        return self.available is None or self.needed <= self.available
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether any part is held in less than float32."""
+        return any(part.bits < 32 for part in self.parts)
+
+    def dtype(self, part: str) -> torch.dtype:
+        return next(one.dtype for one in self.parts if one.name == part)
+
+
+def plan_memory(
+    parameters: Mapping[str, int],
+    linear: int,
+    options: LoadOptions,
+    *,
+    device: torch.device,
+    available: int | None,
+) -> MemoryPlan:
+    """Decide what `options` leave open. parameters: of each part; linear: those of the language model's linear layers."""
+    large = sum(parameters.values()) >= LARGE
+    candidates = [options.precision]
+    if options.precision == "auto":
+        candidates = ["float32"] if not large else ["bfloat16"] if device.type != "cpu" else ["float32", "bfloat16"]
+    plans = []
+    for precision in candidates:
+        # On the CPU half of the memory is left to the system and to other programs.
+        room = available if device.type != "cpu" or available is None or not large else available // 2
+        for swapped in {"keep": (False,), "swap": (True,), "auto": (False, True)}[options.memory]:
+            if swapped and device.type == "cpu":
+                continue  # there is nowhere to swap to
+            plan = MemoryPlan(
+                device, _parts(parameters, linear, precision, options.llm_bits, device), available, swapped
+            )
+            plans.append(plan)
+            if room is None or plan.needed <= room:
+                return plan
+    if not plans:
+        return plan_memory(parameters, linear, LoadOptions(options.precision, options.llm_bits, "keep", options.codec),
+                           device=device, available=available)  # fmt: skip
+    return plans[-1]
+
+
+def _parts(
+    parameters: Mapping[str, int], linear: int, precision: str, bits: int, device: torch.device
+) -> tuple[PartPlan, ...]:
+    narrow: torch.dtype = getattr(torch, precision)
+    parts = []
+    for name, count in parameters.items():
+        # Convolutions of the CPU give wrong numbers in bfloat16; the codec is small and stays exact everywhere.
+        wide = name == "codec" or (name == "vision" and device.type == "cpu")
+        dtype = torch.float32 if wide else narrow
+        width = 8.0 * torch.empty((), dtype=dtype).element_size()
+        if name == "converter" and bits:
+            width = (_BITS_PER_WEIGHT[bits] * linear + width * (count - linear)) / max(count, 1)
+        parts.append(PartPlan(name, count, dtype, width, WORKING[name] if sum(parameters.values()) >= LARGE else 0))
+    return tuple(parts)
+
+
+def check_fits(plan: MemoryPlan, name: str) -> None:
+    """Raise OutOfMemory, saying what would help, when the plan does not fit."""
+    if plan.fits:
+        return
+    assert plan.available is not None
+    cures = []
+    if plan.device.type != "cpu" and not plan.swapped:
+        cures.append(f'memory = "swap" ({in_units(plan.swap)})')
+    if any(part.dtype == torch.float32 for part in plan.parts if part.name == "converter"):
+        cures.append('precision = "bfloat16"')
+    cures += ["llm_bits = 8 or 4", "a smaller model"]
+    raise OutOfMemory(
+        f"The model {name} needs {in_units(plan.needed)} on the device '{plan.device}', which has "
+        f"{in_units(plan.available)} free. Choose in the table [worker] of the settings: {', '.join(cures)}.",
+        needed=plan.needed,
+        available=plan.available,
+    )
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where it does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cpu":
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    return None
