@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from vatt_client import fields, messages
+
 from vatt_daemon.process import WorkerProcess
 from vatt_daemon.settings import Folders, Settings
 
@@ -133,8 +135,9 @@ class LocalExecutor:
         return max(0, room)
 
     def submit(self, task: Task) -> None:
-        priority = str(task.request.get("priority", "interactive"))
-        model = task.request.get("model")
+        # Fields with their default value are not in the message's map.
+        request = {name: fields.rules(messages.Submission)[name][1] for name in ("priority", "model")} | task.request
+        priority, model = request["priority"], request["model"]
         # Where the model is in memory already; else where least is going on.
         worker = max(
             (worker for worker in self._workers if self._room(worker, priority)),
@@ -142,7 +145,7 @@ class LocalExecutor:
         )
         self._priorities[task.job] = priority
         try:
-            worker.submit(task.job, {"kind": task.kind, "request": task.request})
+            worker.submit(task.job, {"kind": task.kind, "request": request})
         except OSError as error:
             log.error("no worker can be started: %s", error)
             message = f"The model process cannot be started ({error}). See 'vatt doctor'."

@@ -94,7 +94,7 @@ class WorkerProcess:
     def unload(self, model: str | None) -> list[str]:
         """Take models out of memory; returns the idle ones, which go at once."""
         self._send({"do": "unload", "model": model})
-        busy = {order["request"].get("model") for order in self.tasks.values()}
+        busy = {order["request"]["model"] for order in self.tasks.values()}
         return [name for name in self.models if model in (None, name) and name not in busy]
 
     def health(self) -> dict[str, Any]:

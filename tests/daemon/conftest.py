@@ -20,7 +20,7 @@ from vatt_client.errors import DaemonNotRunning, DaemonTimeout
 HERE = Path(__file__).parent
 
 
-def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Wait until the condition holds; fail when it does not come true."""
     end = time.monotonic() + seconds
     while not condition():

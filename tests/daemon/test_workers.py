@@ -66,6 +66,38 @@ def test_an_idle_model_leaves_the_memory_and_its_process_with_it(many: Any) -> N
         assert client.status().worker["deaths"] == 0
 
 
+def test_models_are_unloaded_when_asked_and_a_request_may_say_how_long_they_stay(many: Any) -> None:
+    many.start()
+    with many.client() as client:
+        running = client.submit(many.generate("slow 1000"))
+        many.until(lambda: client.status().worker["models"] == ["nano"])
+        assert client.unload() == []  # at work
+        client.cancel(running)
+        client.wait(running)
+        many.until(lambda: client.status().worker["pid"] is None)  # asked for meanwhile
+        client.run(many.generate("stays"))
+        assert client.unload("another") == [] and client.unload("nano") == ["nano"]
+        many.until(lambda: client.status().worker["pid"] is None)
+        client.run(many.generate("goes at once", keep_alive=0.0))
+        many.until(lambda: client.status().worker["pid"] is None)
+        assert client.run(many.generate("next")).state == "done"
+
+
+def test_a_pause_after_many_deaths_is_seen_by_doctor(many: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vatt_daemon.cli import doctor
+
+    many.start("worker.restarts=1", "worker.restart_window=600")
+    with many.client() as client:
+        job = client.submit(many.generate("crash"))
+        many.until(lambda: client.status().worker["waits_before_restart"] > 0)
+        monkeypatch.setenv("VATT_HOME", many.environment["VATT_HOME"])
+        found = {check.name: check for check in doctor._daemon()}
+        assert found["daemon"].state == "ok"
+        assert found["worker"].state == "problem" and found["worker"].cure
+        assert [check.state for check in doctor._database()] == ["ok"]
+        assert client.ping() and client.get(job).state == "queued"
+
+
 def test_a_job_that_kills_its_process_takes_no_other_along_twice(many: Any) -> None:
     many.start("worker.restarts=100")
     with many.client() as client:
