@@ -45,8 +45,10 @@ def meaning(text: str) -> frozenset[str]:
 
 def _stem(word: str) -> str:
     for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word.removesuffix(ending)
+        stem = word.removesuffix(ending)
+        if stem != word and len(stem) >= 3:
+            # "hitting" and "hits", "tapped" and "taps"
+            return stem[:-1] if ending in ("ing", "ed") and stem[-1] == stem[-2] else stem
     return word
 
 
