@@ -92,7 +92,13 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     found = _daemon_tests.Home(tmp_path_factory.mktemp("nano"))
     for name in ("VATT_WORKER_PIPELINE", "VATT_WORKER_SLOTS"):
         found.environment.pop(name, None)
-    found.start()
+    process = found.spawn()
+
+    def answers() -> bool:
+        assert process.poll() is None, process.stderr.read().decode()
+        return bool(found.file.exists())
+
+    found.until(answers, seconds=120)  # beside a Blender under test a machine may be slow
     yield found
     found.close()
 

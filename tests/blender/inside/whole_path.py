@@ -49,6 +49,8 @@ stage.turn_until(session, done)
 from vatt_sequencer.properties import captions_of  # noqa: E402
 
 answer["captions"] = captions_of(film)
+if not answer["captions"]:
+    raise SystemExit(f"no captions: {[(job.kind, job.state.name, job.message) for job in session.jobs]}")
 bpy.ops.vatt.use_caption(text=answer["captions"][0])
 answer["prompt"] = film.vatt_settings.prompt
 
