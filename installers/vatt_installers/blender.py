@@ -62,11 +62,14 @@ def read_extension(file: Path) -> Extension:
             names = archive.namelist()
             manifest = tomllib.loads(archive.read(MANIFEST).decode())
         identity, version = str(manifest["id"]), str(manifest["version"])
+        # An archive for one platform says so in what the build has added.
+        generated = manifest.get("build", {}).get("generated", {})
+        platforms = tuple(generated.get("platforms", manifest.get("platforms", ())))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise BadRequest(f"{file} is no Blender extension ({error}).") from None
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", identity) or any(_escapes(name) for name in names):
         raise BadRequest(f"{file} is no well-made Blender extension: it names files outside of itself.")
-    return Extension(file, identity, version, tuple(manifest.get("platforms", ())))
+    return Extension(file, identity, version, platforms)
 
 
 def _escapes(name: str) -> bool:

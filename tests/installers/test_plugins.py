@@ -100,7 +100,7 @@ def test_an_installed_entry_runs_in_a_bare_python(call: Call, tmp_path: Path) ->
 def extension(file: Path, *, version: str = "1.0.0", platforms: tuple[str, ...] = (), more: str = "") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file, "w") as archive:
-        chosen = f"platforms = {json.dumps(platforms)}\n" if platforms else ""
+        chosen = f"[build.generated]\nplatforms = {json.dumps(platforms)}\n" if platforms else ""
         archive.writestr("blender_manifest.toml", f'id = "vatt"\nversion = "{version}"\n{chosen}')
         archive.writestr("__init__.py", f"# {version}\n")
         if more:

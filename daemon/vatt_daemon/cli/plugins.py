@@ -41,7 +41,8 @@ def install(
     plugin: Name,
     path: Where = None,
     archive: Annotated[
-        Path | None, typer.Option("--from", metavar="ZIP", help="The built Blender extension; left out, that of dist/.")
+        Path | None,
+        typer.Option("--from", metavar="ZIP", help="The built Blender extension; left out, that of dist/blender/."),
     ] = None,
     program: Annotated[
         str | None, typer.Option("--program", help="The Blender that shall install it; left out, the one on the path.")
@@ -81,7 +82,7 @@ def _install_blender(path: Path | None, archive: Path | None, program: str | Non
 
 def _built() -> Path:
     """Where `make plugins` leaves the extension: in the checkout that this command runs from."""
-    return Path(__file__).resolve().parents[3] / "dist"
+    return Path(__file__).resolve().parents[3] / "dist" / "blender"
 
 
 def _library() -> Path:
