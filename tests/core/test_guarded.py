@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.core.spoilt_clips import remuxed, spoilt
 from vatt_core.errors import BadMedia, Cancelled, InputNotVisible, LimitsExceeded, VattError
 from vatt_core.media.frames import read_frames
 from vatt_core.media.guarded import Guard, GuardLimits
@@ -124,34 +125,6 @@ def test_a_reader_ends_with_whoever_started_it() -> None:
     parent.stdout.close()
     psutil.wait_procs([reader], timeout=20)
     assert not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE
-
-
-def spoilt(data: bytes, chance: random.Random) -> bytes:
-    """The file with a part missing, bits flipped, or a piece put elsewhere."""
-    kind, size = chance.choice(["truncate", "flip", "splice"]), len(data)
-    if kind == "truncate":
-        return data[: chance.randrange(1, size)]
-    changed = bytearray(data)
-    if kind == "flip":
-        for _ in range(chance.choice([1, 10, 200])):
-            changed[chance.randrange(size)] ^= 1 << chance.randrange(8)
-        return bytes(changed)
-    start, length, to = chance.randrange(size), chance.randrange(1, size // 2), chance.randrange(size)
-    piece = changed[start : start + length]
-    del changed[start : start + length]
-    return bytes(changed[:to] + piece + changed[to:])
-
-
-def remuxed(clip: Path, suffix: str) -> bytes:
-    path = clip.with_name(f"copy{suffix}")
-    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
-        stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        for packet in source.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                target.mux(packet)
-    return path.read_bytes()
 
 
 def test_spoilt_files_give_pictures_or_a_typed_error_and_leave_the_reader_able(

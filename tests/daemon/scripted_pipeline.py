@@ -54,6 +54,16 @@ class Result:
         return self.values
 
 
+def read(clip: Path) -> str:
+    """Read a clip as a real pipeline does, under the guard that the worker has installed."""
+    from vatt_core.media.frames import read_frames
+    from vatt_core.media.probe import clip_range, probe
+
+    info = probe(clip)
+    frames = read_frames(clip, clip_range(info, 0, min(info.duration, Fraction(2))), rate=8, shortest_side=16)
+    return "x".join(map(str, frames.shape))
+
+
 class Pipeline:
     @classmethod
     def load(cls, model: str = "nano", **options: Any) -> Pipeline:
@@ -81,6 +91,8 @@ class Pipeline:
             raise getattr(errors, argument)("The clip is not what it says.")
         if what == "bug":
             raise ZeroDivisionError("one by nothing")
+        if what == "read":
+            return Result({"takes": [], "pid": os.getpid(), "caption": read(request.path)})
         if what == "slow":
             for step in range(int(argument)):
                 if cancelled():

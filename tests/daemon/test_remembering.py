@@ -13,20 +13,32 @@ from vatt_daemon.shared import GenerateRequest, SharedPipeline, SuggestRequest
 from vatt_core import pipeline as core
 from vatt_core.cache import Cache
 from vatt_core.model.converter import Converter
+from vatt_core.model.folder import LoadedModel
 from vatt_core.world.write import write_world
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
-    for number in range(2):
-        write_world(folder / f"{number}.mp4", seed=2_000_021 + number, seconds=1.0, size=64)
+    files = [folder / f"{number}.mp4" for number in range(2)]
+    for number, file in enumerate(files):
+        write_world(file, seed=2_000_021 + number, seconds=1.0, size=64)
+    # An empty box at the end makes both of the same size.
+    size = max(file.stat().st_size for file in files) + 8
+    for file in files:
+        room = size - file.stat().st_size
+        file.write_bytes(file.read_bytes() + room.to_bytes(4, "big") + b"free" + bytes(room - 8))
     return folder
 
 
-def fresh(folder: Path) -> SharedPipeline:
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return SharedPipeline.load("nano", device="cpu").model
+
+
+def fresh(model: LoadedModel, folder: Path) -> SharedPipeline:
     """A pipeline as in a worker that has just started."""
-    made = SharedPipeline.load("nano", device="cpu")
+    made = SharedPipeline(model, "nano")
     made.remember(Cache(folder, limit=64 << 20))
     return made
 
@@ -35,8 +47,9 @@ class Worked(Exception):
     """Something was computed that need not be."""
 
 
-@pytest.fixture
-def forbidden(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on decoding, looking, captions and states raise Worked."""
+
     def refuse(*_: Any, **__: Any) -> Any:
         raise Worked
 
@@ -45,35 +58,34 @@ def forbidden(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(core.Pipeline, "look", refuse)
     monkeypatch.setattr(Converter, "generate_captions", refuse)
     monkeypatch.setattr(Converter, "encode_all_states", refuse)
-    return monkeypatch
 
 
 def test_a_second_take_of_a_clip_is_the_same_and_computes_only_the_sound(
-    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    clips: Path, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = tmp_path / "clip.mp4"
     shutil.copy2(clips / "0.mp4", clip)
-    first = fresh(tmp_path / "cache")
+    first = fresh(model, tmp_path / "cache")
     told = first.suggest(SuggestRequest(path=clip, seed=1, count=1))
     ask = {"path": clip, "seed": 1, "steps": 1, "rank": False}
     made = first.generate(GenerateRequest(output=tmp_path / "a", **ask))
-    second = fresh(tmp_path / "cache")
-    with monkeypatch.context():
-        request.getfixturevalue("forbidden")
-        assert second.suggest(SuggestRequest(path=clip, seed=1, count=1)).captions == told.captions
-        again = second.generate(GenerateRequest(output=tmp_path / "b", **ask))
-        for one, other in zip(made.takes, again.takes, strict=True):
-            assert Path(one.wav).read_bytes() == Path(other.wav).read_bytes()
-        # Another clip under the same name, its size and times made equal, in a worker that knows and in one that does not.
-        times, size = clip.stat(), clip.stat().st_size
-        other = (clips / "1.mp4").read_bytes()
-        clip.write_bytes((other + bytes(max(0, size - len(other))))[: max(size, len(other))])
-        os.utime(clip, ns=(times.st_atime_ns, times.st_mtime_ns))
-        for worker in (second, fresh(tmp_path / "cache")):
-            with pytest.raises(Worked):
-                worker.suggest(SuggestRequest(path=clip, seed=1, count=1))
-        shutil.copy2(clips / "0.mp4", clip)  # and back: what was kept counts again
-        assert second.suggest(SuggestRequest(path=clip, seed=1, count=1)).captions == told.captions
-        shutil.rmtree(tmp_path / "cache")
+    second = fresh(model, tmp_path / "cache")
+    forbid_work(monkeypatch)
+    assert second.suggest(SuggestRequest(path=clip, seed=1, count=1)).captions == told.captions
+    again = second.generate(GenerateRequest(output=tmp_path / "b", **ask))
+    for one, other in zip(made.takes, again.takes, strict=True):
+        assert Path(one.wav).read_bytes() == Path(other.wav).read_bytes()
+
+    # Another clip under the same name, its size and times made equal, in a worker that knows and in one that does not.
+    times = clip.stat()
+    clip.write_bytes((clips / "1.mp4").read_bytes())
+    assert clip.stat().st_size == times.st_size
+    os.utime(clip, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for worker in (second, fresh(model, tmp_path / "cache")):
         with pytest.raises(Worked):
-            fresh(tmp_path / "cache").suggest(SuggestRequest(path=clip, seed=1, count=1))
+            worker.suggest(SuggestRequest(path=clip, seed=1, count=1))
+    shutil.copy2(clips / "0.mp4", clip)  # and back: what was kept counts again
+    assert second.suggest(SuggestRequest(path=clip, seed=1, count=1)).captions == told.captions
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(Worked):
+        fresh(model, tmp_path / "cache").suggest(SuggestRequest(path=clip, seed=1, count=1))
