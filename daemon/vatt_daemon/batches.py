@@ -355,21 +355,19 @@ def is_whole(job: StoredJob, request: messages.Generate) -> bool:
     takes = (job.result or {}).get("takes")
     if not isinstance(takes, list) or len(takes) != request.takes:
         return False
+    if request.base is not None or request.reference is not None:
+        return False  # nothing says what these files held then
     try:
         clip = fingerprint(Path(request.path))
-        return all(_take_is_whole(take, clip, request) for take in takes)
+        return all(_take_is_whole(take, clip) for take in takes)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
-def _take_is_whole(take: dict[str, Any], clip: str, request: messages.Generate) -> bool:
+def _take_is_whole(take: dict[str, Any], clip: str) -> bool:
     sidecar, wav = Path(take["sidecar"]), Path(take["wav"])
-    if not wav.is_file() or sidecar.stat().st_size > LARGEST_SIDECAR:
+    files = [wav, *(Path(take[name]) for name in ("preview", "muxed") if take.get(name))]
+    if not all(file.is_file() for file in files) or sidecar.stat().st_size > LARGEST_SIDECAR:
         return False
     made = json.loads(sidecar.read_bytes())
-    more = [take.get("preview"), take.get("muxed")] if request.preview else []
-    return (
-        made["clip"]["fingerprint"] == clip
-        and all(Path(file).is_file() for file in more if file)
-        and made["wav_sha256"] == content_hash(wav)
-    )
+    return bool(made["clip"]["fingerprint"] == clip and made["wav_sha256"] == content_hash(wav))

@@ -68,7 +68,15 @@ def check_private(file: Path) -> None:
         raise ForbiddenPath(
             f"The key file {file} is no regular file: remove it and restart the daemon.", path=str(file)
         )
-    if sys.platform != "win32" and (about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o077):
+    if sys.platform == "win32":
+        return
+    if about.st_uid != os.getuid():
+        raise ForbiddenPath(
+            f"The key file {file} belongs to another user (uid {about.st_uid}): run the daemon as that user, or set "
+            "VATT_HOME to a folder of your own.",
+            path=str(file),
+        )
+    if stat.S_IMODE(about.st_mode) & 0o077:
         raise ForbiddenPath(
             f"The key file {file} can be read by others (mode {stat.S_IMODE(about.st_mode):o}): "
             f"run 'chmod 600 {file}', or remove it to get a new key.",

@@ -99,12 +99,8 @@ def read_connection(path: Path | None = None) -> Connection:
         raise ForbiddenPath(
             f"The connection file {path} cannot be read ({error.strerror}): check who owns it.", path=str(path)
         ) from error
-    if sys.platform != "win32" and (about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o077):
-        raise ForbiddenPath(
-            f"The connection file {path} belongs to someone else or is open to others: remove it and restart the "
-            "daemon.",
-            path=str(path),
-        )
+    if sys.platform != "win32":
+        _check_owner(path, about)
     try:
         values = json.loads(data)
         known = {name: values[name] for name in Connection.__dataclass_fields__ if name in values}
@@ -119,6 +115,22 @@ def read_connection(path: Path | None = None) -> Connection:
             f"The daemon that wrote {path} (process {pid}) is gone. Start one: vatt daemon start", path=str(path)
         )
     return connection
+
+
+def _check_owner(path: Path, about: os.stat_result) -> None:
+    # Whoever can write this file can make clients talk to a daemon of theirs.
+    if about.st_uid != os.getuid():
+        raise ForbiddenPath(
+            f"The connection file {path} belongs to another user (uid {about.st_uid}), and so does the daemon: start one "
+            "of your own with 'vatt daemon start', with VATT_HOME set to a folder of yours if it is set.",
+            path=str(path),
+        )
+    if stat.S_IMODE(about.st_mode) & 0o077:
+        raise ForbiddenPath(
+            f"The connection file {path} is open to others (mode {stat.S_IMODE(about.st_mode):o}): remove it and "
+            "restart the daemon.",
+            path=str(path),
+        )
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -25,7 +25,7 @@ from vatt_client.messages import ITEM_ALIASES, LARGEST_BATCH, Generate
 LARGEST_FILE = 64 << 20
 """Bytes; more than ten thousand lines of this kind have."""
 TABLES = {".csv": ",", ".tsv": "\t"}
-_PATHS = ("path", "output")
+_PATHS = ("path", "output", "base", "reference")
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 

@@ -27,6 +27,23 @@ def test_it_is_private_and_comes_back_as_written(tmp_path: Path) -> None:
             connection.read_connection(file)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps other users out of the folder")
+def test_that_of_another_user_is_refused_also_by_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vatt_daemon.keys import load_key_pair
+
+    from vatt_core.errors import ForbiddenPath
+
+    file = connection.write_connection(HERE, tmp_path / "connection.json")
+    key = tmp_path / "server.secret"
+    load_key_pair(key)
+    somebody_else = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: somebody_else)
+    with pytest.raises(errors.ForbiddenPath):
+        connection.read_connection(file)
+    with pytest.raises(ForbiddenPath):
+        load_key_pair(key)
+
+
 def test_none_damaged_or_of_a_dead_process_means_that_no_daemon_runs(tmp_path: Path) -> None:
     file = tmp_path / "connection.json"
     with pytest.raises(errors.DaemonNotRunning):

@@ -17,7 +17,8 @@ def sample(rule: Rule) -> Any:
     values: dict[str, Any] = {
         "text": "some words", "identifier": "an-identifier", "flag": True, "time": Fraction(1001, 30000),
         "time map": ((Fraction(0), Fraction(1)), (Fraction(7, 3), Fraction(1, 2))), "identifiers": ("one", "two"),
-        "texts": ("some words", "others"), "times": (Fraction(1, 3), Fraction(2)), "map": {"path": "/clip", "in": "1/2"}, "maps": ({"path": "/clip"}, {}),
+        "texts": ("some words", "others"), "times": (Fraction(1, 3), Fraction(2)),
+        "map": {"path": "/clip", "in": "1/2"}, "maps": ({"path": "/clip"}, {}),
     }  # fmt: skip
     if rule.choices:
         return rule.choices[-1]
