@@ -47,8 +47,9 @@ def _stem(word: str) -> str:
     for ending in _ENDINGS:
         stem = word.removesuffix(ending)
         if stem != word and len(stem) >= 3:
-            # "hitting" and "hits", "tapped" and "taps"
-            return stem[:-1] if ending in ("ing", "ed") and stem[-1] == stem[-2] else stem
+            # "hitting" and "hits", "tapped" and "taps"; but "falling" and "falls", "hissing" and "hiss"
+            doubled = ending in ("ing", "ed") and stem[-1] == stem[-2] and stem[-1] not in "lsz"
+            return stem[:-1] if doubled else stem
     return word
 
 
