@@ -17,10 +17,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from vatt_core.model.converter import IGNORED_LABEL, Converter, ConverterOutput, shifted_cross_entropy
-from vatt_core.model.text import encode_example, encode_prompts, pad_left
+from vatt_core.model.text import encode_example, encode_prompts
 from vatt_core.timing import Timing
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import WORDS, caption, instruction, prompt, words_of
@@ -115,7 +116,9 @@ class _CaptionStage(TrainingStage):
             encode_example(self.tokenizer, instruction(generator), caption(scene, generator), config)
             for scene in scenes
         ]
-        ids, mask = (tensor.to(device) for tensor in pad_left(texts, pad=0, multiple_of=8))
+        # Padded after the text, which stands where it will when captions are asked for. With padding before it, every text
+        # of a batch ends in the same slot, and a small model learns to count slots instead of looking.
+        ids, mask = (tensor.to(device) for tensor in _pad_right(texts))
         output = self._read(video, ids, mask)
         labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
         caption_loss = shifted_cross_entropy(self.converter.text_logits(output), labels)
@@ -134,6 +137,14 @@ class _CaptionStage(TrainingStage):
             "event_f1": event_f1,
             "words": word_accuracy,
         }
+
+
+def _pad_right(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> (ids [B, L] int64, mask [B, L] int64 with 1 at text)."""
+    texts = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    return pad_sequence(texts, batch_first=True), pad_sequence(
+        [torch.ones_like(text) for text in texts], batch_first=True
+    )
 
 
 class LanguageStage(_CaptionStage):
