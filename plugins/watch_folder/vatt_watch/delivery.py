@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -128,7 +127,7 @@ def copy_results(
         if source.suffix == ".json":
             sidecars.append((source, target))
             continue
-        part = target.with_name(f"{STAGING}{uuid.uuid4().hex}.part")
+        part = _part(target)
         try:
             shutil.copyfile(source, part)
             _sync(part)
@@ -175,9 +174,16 @@ def _read(sidecar: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def _part(path: Path) -> Path:
+    """The temporary file of a result. Always the same: what a kill has left is overwritten by the next attempt."""
+    return path.with_name(
+        f"{STAGING}{hashlib.sha256(path.name.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.part"
+    )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all, and have it on the disk. Raises OSError."""
-    part = path.with_name(f"{STAGING}{uuid.uuid4().hex}.part")
+    part = _part(path)
     try:
         part.write_text(text, encoding="utf-8")
         _sync(part)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 SLICE = 0.5
 """Seconds that one step may spend on reading new clips before running jobs are looked after again."""
 OLD_STAGING = 86_400.0
-"""Seconds after which a hidden folder of results that nobody has touched is removed."""
+"""Seconds after which hidden results that nobody has touched are removed."""
 UNREADABLE = "unreadable: "
 """Begin of the mark of a clip whose content could not be read."""
 
@@ -215,7 +215,7 @@ def _refuse_name(folder: WatchedFolder, file: Path) -> None:
 def _remove_old(staging: list[Path]) -> None:
     for path in staging:
         try:
-            if time.time() - path.stat().st_mtime > OLD_STAGING:
-                shutil.rmtree(path, ignore_errors=True)
+            if time.time() - path.lstat().st_mtime > OLD_STAGING:
+                path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
         except OSError:
             continue

@@ -20,6 +20,9 @@ FAILED = "failed"
 STAGING = ".vatt-"
 """Begin of the name of the folder in which results lie until they are moved into place together."""
 
+STAGED = re.compile(re.escape(STAGING) + r"[0-9a-f]{32}(\.part)?")
+"""Such a folder, or the temporary file of one result."""
+
 OWN_OUTPUT = re.compile(r"\.vatt(\.\d+)?\.[^.]+$", re.IGNORECASE)
 """`clip.vatt.wav`, `clip.vatt.2.json`, `clip.vatt.mp4`: what is written here, known by its name alone."""
 
@@ -42,7 +45,7 @@ class Seen:
 @dataclass
 class Scan:
     """clips: by their path below the root, with slashes. blind: folders that could not be looked into.
-    unnameable: files whose names are no Unicode. staging: folders of results under way, maybe forgotten ones."""
+    unnameable: files whose names are no Unicode. staging: results under way, maybe forgotten ones."""
 
     clips: dict[str, Seen] = field(default_factory=dict)
     blind: list[str] = field(default_factory=list)
@@ -106,10 +109,10 @@ def _folders(
             continue
         yield below, listed
         for name, entry in listed.items():
-            if not entry.is_dir(follow_symlinks=False):
-                continue
-            if name.startswith(STAGING):
+            if STAGED.fullmatch(name):
                 found.staging.append(Path(entry.path))
+            elif not entry.is_dir(follow_symlinks=False):
+                continue
             elif recursive and not name.startswith(".") and name != FAILED and Path(entry.path) != leave_out:
                 waiting.append((f"{below}{name}/", entry.path))
 
