@@ -77,7 +77,12 @@ class WorkerProcess:
     def submit(self, job: str, order: dict[str, Any]) -> None:
         """Begin a task. Raises OSError when no process can be started."""
         if self._process is None:
-            self._spawn()
+            try:
+                self._spawn()
+            except OSError:
+                # Counted like a death, or a whole queue would be failed within a moment.
+                self._count_death()
+                raise
         self.tasks[job] = order
         if len(self.tasks) == 1:
             self._last_heard = time.monotonic()
@@ -207,10 +212,13 @@ class WorkerProcess:
             self._free(job)
         if self._stopping:
             return
-        self._died += 1
-        self._deaths.append(time.monotonic())
+        self._count_death()
         if jobs:
             self._lost(jobs, f"the worker process ended with code {code}, see {self._log_file}")
+
+    def _count_death(self) -> None:
+        self._died += 1
+        self._deaths.append(time.monotonic())
         wait = self.breaker()
         if wait > 0:
             log.error("%d workers died within %g s: waiting %.0f s", len(self._deaths), self._settings.restart_window,
