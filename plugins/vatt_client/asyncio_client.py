@@ -10,6 +10,7 @@ from typing import Self
 
 import zmq
 
+from vatt_client import errors
 from vatt_client.link import Link
 from vatt_client.session import Session
 
@@ -52,11 +53,12 @@ class Looping:
         return True
 
     async def wait(self, link: Link, seconds: float) -> None:
+        if link not in self._waiting:
+            # Another task has found the daemon lost, and closed what led to it.
+            raise errors.DaemonLost("The connection was closed.")
         # The descriptors signal edges, which a send may swallow: look before waiting.
         if self._look(link):
             await asyncio.sleep(0)
-            return
-        if link not in self._waiting:
             return
         future = asyncio.get_running_loop().create_future()
         self._waiting[link].add(future)

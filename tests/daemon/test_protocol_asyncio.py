@@ -96,6 +96,19 @@ def test_all_tasks_follow_their_jobs_into_the_next_daemon(home: Any) -> None:
     run(scenario())
 
 
+def test_a_closed_client_ends_what_still_waits(shared: Any, guest: Client) -> None:
+    async def scenario() -> None:
+        moving = asyncio.Event()
+        async with AsyncClient(connection_file=shared.file) as client:
+            job = await client.submit(shared.generate("slow 1000"))
+            task = asyncio.create_task(client.wait(job, on_progress=lambda _: moving.set()))
+            await moving.wait()
+        with pytest.raises(errors.DaemonLost):
+            await task
+
+    run(scenario())
+
+
 def test_what_keeps_a_client_from_connecting_is_said(shared: Any, guest: Client) -> None:
     async def scenario() -> None:
         with pytest.raises(errors.DaemonNotRunning):
