@@ -33,6 +33,8 @@ class ProxyRender:
         self._writer: AviWriter | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="vatt-")
         self._rate = compat.timeline_rate(scene)
+        # The copy of a scene that was never evaluated since its strips were made renders black.
+        scene.frame_set(scene.frame_current, subframe=scene.frame_subframe)
         copy = scene.copy()
         self._scene = copy.name
         copy[compat.PROXY_SCENE] = True

@@ -172,8 +172,10 @@ class Session:
             else:
                 names = placing.place_takes(scene, strip, job, below=self._preferences().below)
                 job.turn(State.DONE, f"Placed {', '.join(names)}")
-        except (placing.CannotPlace, KeyError, TypeError, OSError) as error:
+        except placing.CannotPlace as error:
             job.turn(State.FAILED, str(error))
+        except Exception as error:  # else it would be tried at every turn, for ever
+            job.turn(State.FAILED, f"The result could not be used ({type(error).__name__}: {error}).")
         self._forget_pending(job)
         bpy.ops.ed.undo_push(message="VATT: captions" if job.kind == jobs.SUGGEST else "VATT: place soundtrack")
 

@@ -1,0 +1,78 @@
+"""Strips whose pictures are not simply those of a file: their proxies, and what Blender itself shows of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy
+import stage
+
+asked = stage.arguments()
+stage.enable()
+
+from vatt_sequencer import compat, mapping, proxy, reading  # noqa: E402
+
+found = stage.scene(24, size=(320, 240))
+strips = stage.strips(found)
+film = asked["film"]
+
+
+def reverse(strip: object) -> None:
+    strip.use_reverse_frames = True
+
+
+def strobe(strip: object) -> None:
+    strip.strobe = 3
+
+
+def modify(strip: object) -> None:
+    strip.modifiers.new("bright", "BRIGHT_CONTRAST")
+
+
+results = {}
+for name, change in {"reversed": reverse, "strobed": strobe, "modified": modify, "meta": None, "effect": None}.items():
+    made = [strips.new_movie("film", film, 2, 5)]
+    strip = made[0]
+    strip.transform.scale_x = strip.transform.scale_y = 2.5
+    if change:
+        change(strip)
+    elif name == "meta":
+        meta = strips.new_meta("meta", 2, 5)
+        strip.move_to_meta(meta)
+        made, strip = [meta], meta
+        compat.set_handles(meta, 5, 5 + 41)
+    else:
+        options = {"length": 20} if bpy.app.version >= (5, 0, 0) else {"frame_end": 40}
+        keys = ("seq1",) if bpy.app.version < (4, 4, 0) else ("input1",)
+        made.append(strips.new_effect("glow", "GLOW", 3, frame_start=5, **options, **{keys[0]: strip}))
+        strip = made[1]
+    # Another strip covers it: the proxy shows the strip alone.
+    cover = strips.new_effect(
+        "cover", "COLOR", 9, frame_start=1, **({"length": 99} if bpy.app.version >= (5, 0, 0) else {"frame_end": 100})
+    )
+    first, last = compat.left(strip) + 2, compat.right(strip) - 1
+    reason = ""
+    try:
+        reading.traits(strip).check()
+        mapping.time_map(reading.timing(strip, found), first, last)
+    except mapping.NeedsProxy as why:
+        reason = why.reason
+    scenes = len(bpy.data.scenes)
+    render = proxy.ProxyRender(found, strip, first=first, last=last, path=Path(asked["pictures"]) / f"{name}.avi")
+    turns = 1
+    while not render.step():
+        turns += 1
+    render.close()
+    strips.remove(cover)
+    folder = Path(asked["pictures"]) / name
+    stage.render_pictures(found, str(folder), list(range(first, last)))
+    results[name] = dict(
+        film=str(render.path), folder=str(folder), first=first, last=last, reason=reason, turns=turns,
+        scenes=len(bpy.data.scenes) - scenes, muted=[item.name for item in strips if item.mute],
+    )  # fmt: skip
+    for item in reversed(made):
+        strips.remove(item)
+stage.answer(results)
