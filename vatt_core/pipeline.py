@@ -1,7 +1,7 @@
 """Clip → frames → features → captions → codes → wave → files. The only place that knows the order.
 
-:class:`Pipeline` has two levels. `look`, `caption`, `condition`, `sound_codes`, `likelihood`, `encode` and `sound` are the
-steps on tensors, which training and evaluation use; `suggest` and `generate` are what an editor asks for, on files.
+:class:`Pipeline` has two levels: the steps on tensors (:class:`vatt_core.steps.Steps`), which training and evaluation use, and
+`suggest` and `generate`, which are what an editor asks for, on files.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,214 +19,39 @@ from torch import Tensor
 from torch.nn import functional
 
 from vatt_core import scores as scoring
-from vatt_core.composing import Shot, compose, join_ends, plan_rows, shift_codes
+from vatt_core.clap import installed_clap
+from vatt_core.composing import compose, join_ends, plan_rows, shift_codes
 from vatt_core.earlier import EarlierTake, Ground, ground, load_earlier
 from vatt_core.errors import BadRequest
 from vatt_core.files import all_or_nothing
-from vatt_core.media.frames import read_frames
-from vatt_core.media.probe import ClipInfo, clip_range, probe
+from vatt_core.media.probe import ClipInfo
 from vatt_core.media.spool import Spool
 from vatt_core.media.time_map import TimeMap
-from vatt_core.media.watching import Watched, motion_curve, watch
+from vatt_core.media.watching import motion_curve
 from vatt_core.media.waves import read_wave, resample
-from vatt_core.model.captioning import SamplingSettings
-from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes, mean_log_likelihood
-from vatt_core.model.folder import LoadedModel, LoadOptions, load_model, model_hash
-from vatt_core.model.text import CAPTION_INSTRUCTION, decode_answer, encode_caption_prompt, encode_prompts
+from vatt_core.model.decoding import DecodingOptions
+from vatt_core.model.text import CAPTION_INSTRUCTION
 from vatt_core.regions import Splice, border_samples, region_frames, varied
 from vatt_core.rendering import looped, rendered
 from vatt_core.requests import (
     MAX_SEED,
     PRESETS,
-    ClipRequest,
     GenerateRequest,
     GenerateResult,
-    Suggestion,
     SuggestRequest,
     SuggestResult,
 )
+from vatt_core.seeing import READ_SECONDS, Seeing, SeenClip
 from vatt_core.sidecar import request_from_sidecar
 from vatt_core.takes import Composed, TakeWriter
-from vatt_core.timing import Timing
-from vatt_core.weights import find_model
-from vatt_core.windows import shot_borders
-from vatt_core.wording import different
 from vatt_core.work import Progress, Stop, Work
-
-REMEMBERED_CLIPS = 8
-REMEMBERED_BYTES = 512 << 20
-CANDIDATES_PER_CAPTION = 4
-
-READ_SECONDS = 30
-"""Of the clip, at once."""
 
 REFERENCE_SECONDS = Fraction(3)
 """Of a reference sound: the last ones count."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SeenClip:
-    """A clip that has been read. lag: seconds from its begin back to code frame 0. cuts: seconds in the range."""
-
-    info: ClipInfo
-    time_map: TimeMap
-    watched: Watched
-    cuts: tuple[Fraction, ...]
-    shots: list[Shot]
-    lag: Fraction
-
-    @property
-    def duration(self) -> Fraction:
-        return self.time_map.duration
-
-
-class Pipeline:
-    """A loaded model and the steps from a clip to its soundtrack."""
-
-    def __init__(self, model: LoadedModel, name: str) -> None:
-        self.model = model
-        self.name = name
-        self.config = model.config
-        self.timing: Timing = model.config.timing
-        self.device = model.device
-        self._features: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
-        self._watched: OrderedDict[tuple[Any, ...], Watched] = OrderedDict()
-
-    @classmethod
-    def load(cls, model: str | Path = "nano", *, device: str = "auto", options: LoadOptions | None = None) -> Pipeline:
-        """Load a model by name or folder. device: "auto" takes a CUDA GPU where there is one. options: precision, memory.
-
-        Raises NotFound for an unknown name, BadModel for a damaged folder, OutOfMemory when it does not fit.
-        """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(load_model(find_model(model), device=device, options=options), str(model))
-
-    @property
-    def model_hash(self) -> str:
-        return model_hash(self.model.folder)
-
-    # ---- steps on tensors ------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def look(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Frames of one window at `timing.frame_rate`, uint8 [N, H, W, 3] -> features [1, F, D].
-
-        N below F holds the last frame. Raises ValueError for no frame or more than a window.
-        """
-        wanted = self.timing.frames
-        if not 0 < len(frames) <= wanted:
-            raise ValueError(f"a window has 1 to {wanted} frames, got {len(frames)}")
-        with self.model.using("vision"):
-            features = self.model.vision.encode(torch.from_numpy(np.ascontiguousarray(frames)))
-        held = features[-1:].expand(wanted - len(frames), -1)
-        return torch.cat([features, held])[None]
-
-    @torch.no_grad()
-    def caption(self, features: Tensor, *, count: int, seed: int, temperature: float | None = None) -> list[Suggestion]:
-        """Different captions of one clip, features [1, F, D], best first. Fewer than `count` when the model has no more
-        to say than that."""
-        prompt = encode_caption_prompt(self.model.tokenizer, self.config.converter)
-        longest = self.config.converter.max_caption_tokens
-        found: dict[str, float] = {}
-        # Bolder and bolder until there are enough different ones.
-        for round_number, boldness in enumerate((1.0, 1.5, 2.2)):
-            settings = SamplingSettings(
-                temperature=(temperature or self.config.decoding.caption_temperature) * boldness,
-                repetition_penalty=self.config.decoding.caption_repetition_penalty,
-                max_new_tokens=longest,
-            )
-            with self.model.using("converter"):
-                drawn = self.model.converter.generate_captions(
-                    features,
-                    prompt,
-                    count=count * CANDIDATES_PER_CAPTION,
-                    settings=settings,
-                    seed=(seed + round_number) % (2**62),
-                )[0]
-            for one in drawn:
-                text = decode_answer(self.model.tokenizer, one.ids)
-                if text and one.finished:
-                    # Of the whole text, its end included: a mean per token would favour long repetitions.
-                    score = one.mean_log_likelihood * (len(one.ids) + 1)
-                    found[text] = max(found.get(text, -np.inf), score)
-            ranked = different(sorted(found.items(), key=lambda item: -item[1]))
-            if len(ranked) >= count:
-                break
-        return [Suggestion(text, score) for text, score in ranked[:count]]
-
-    @torch.no_grad()
-    def condition(self, features: Tensor, prompts: Sequence[str]) -> list[Condition]:
-        """What the audio transformer is made from: features [B, F, D] and a prompt for each row. Takes of one clip and
-        prompt share one pass."""
-        known: list[tuple[str, Tensor, Condition]] = []
-        conditions = []
-        for clip, prompt in zip(features, prompts, strict=True):
-            same = (one for text, seen, one in known if text == prompt and torch.equal(seen, clip))
-            found = next(same, None)
-            if found is None:
-                # One at a time: padding would move the text away from the video, and a row would not be what it is alone.
-                ids, _ = encode_prompts(self.model.tokenizer, [prompt], self.config.converter)
-                with self.model.using("converter"):
-                    states = self.model.converter.encode_all_states(clip[None], ids.to(self.device)).float()[0]
-                found = Condition(states, torch.ones(len(states), dtype=torch.int64, device=self.device))
-                known.append((prompt, clip, found))
-            conditions.append(found)
-        return conditions
-
-    def sound_codes(
-        self,
-        features: Tensor,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        options: DecodingOptions | None = None,
-        negative_prompts: Sequence[str | None] | None = None,
-        known: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        cancelled: Stop | None = None,
-    ) -> Tensor:
-        """Codes [B, K, T] for features [B, F, D], a prompt and a seed for each row. known: see decoding."""
-        conditions = self.condition(features, prompts)
-        negatives: list[Condition | None] | None = None
-        if negative_prompts is not None and any(negative_prompts):
-            said = self.condition(features, [text or "" for text in negative_prompts])
-            negatives = [one if text else None for one, text in zip(said, negative_prompts, strict=True)]
-        with self.model.using("audio_transformer"):
-            return generate_codes(
-                self.model.audio_transformer,
-                conditions,
-                options=options or DecodingOptions.from_defaults(self.config.decoding),
-                generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-                negatives=negatives,
-                known=known,
-                progress=progress,
-                cancelled=cancelled,
-            )
-
-    @torch.no_grad()
-    def likelihood(self, features: Tensor, prompts: Sequence[str], codes: Tensor) -> list[float]:
-        """How likely codes [B, K, T] are for features [B, F, D] and prompts, see `mean_log_likelihood`."""
-        conditions = self.condition(features, prompts)
-        with self.model.using("audio_transformer"):
-            return mean_log_likelihood(
-                self.model.audio_transformer,
-                conditions,
-                codes.to(self.device),
-                fill_order=self.config.decoding.fill_order,
-            ).tolist()
-
-    @torch.no_grad()
-    def encode(self, wave: NDArray[np.float32]) -> Tensor:
-        """A wave [samples] at `timing.sample_rate` -> codes [K, ceil(samples / hop_length)]."""
-        with self.model.using("codec"):
-            return self.model.codec.encode(torch.from_numpy(np.ascontiguousarray(wave))[None].to(self.device))[0].cpu()
-
-    @torch.no_grad()
-    def sound(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, T] -> wave [B, T * hop_length] float32 at `timing.sample_rate`."""
-        with self.model.using("codec"):
-            return self.model.codec.decode(codes)
+class Pipeline(Seeing):
+    """A loaded model and the way from a clip to its soundtrack."""
 
     # ---- what an editor asks for -----------------------------------------------------------------------------------
 
@@ -295,14 +117,16 @@ class Pipeline:
             with work.stage("sound", len(seeds)) as step:
                 for number, take_seed in enumerate(seeds):
                     raw = spools.enter_context(Spool(self.timing.sample_rate, request.output))
-                    self._render(codes[number], clip, raw, loop=request.loop)
+                    self._render(codes[number], clip, raw, work, loop=request.loop)
                     agreement = scoring.agreement(scoring.sound_curve(raw), motion)
-                    likelihood = self._likelihood(clip, codes[number])
+                    likelihood = self._likelihood(clip, codes[number], work)
                     found: scoring.Scores = {
                         "agreement": None if agreement is None else round(agreement, 4),
                         "likelihood": round(likelihood, 4),
                         "silence": round(scoring.silent_share(raw), 4),
                     }
+                    if (clap := installed_clap()) is not None:
+                        found["caption"] = round(clap.agreement(raw, caption), 4)
                     if nudges[number] is not None:
                         found["nudge"] = nudges[number]
                     composed.append(
@@ -333,105 +157,7 @@ class Pipeline:
             seconds=work.seconds,
         )
 
-    # ---- seeing ----------------------------------------------------------------------------------------------------
-
-    def _range(self, request: ClipRequest, work: Work) -> tuple[ClipInfo, TimeMap]:
-        """The clip's facts and the range that is meant."""
-        info = probe(request.path)
-        time_map = clip_range(info, request.start, request.end) if request.time_map is None else request.time_map
-        if time_map.source_range[0] >= info.duration:
-            raise BadRequest(
-                f"The time map begins at {float(time_map.source_range[0]):g} s of the source, but {info.path.name} "
-                f"lasts {float(info.duration):.3f} s.",
-                field="time_map",
-            )
-        return info, time_map
-
-    def _see(
-        self,
-        request: ClipRequest,
-        work: Work,
-        *,
-        cuts: Sequence[Fraction] | None = None,
-        lag: Fraction = Fraction(0),
-    ) -> SeenClip:
-        """Watch the clip and compute the features of its shots. Those of the last few clips are remembered while their
-        files stay the same. cuts: where shots change, None: as seen."""
-        with work.stage("read", 1):
-            info, time_map = self._range(request, work)
-            status = info.path.stat()
-            file = (info.path, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-            key = (*file, time_map.points)
-            if key not in self._watched:
-                self._watched[key] = self._watch(info, time_map, work)
-            self._watched.move_to_end(key)
-            watched = self._watched[key]
-            while len(self._watched) > REMEMBERED_CLIPS:
-                self._watched.popitem(last=False)
-        duration, rate = time_map.duration, self.timing.code_rate
-        if cuts and cuts[-1] >= duration:
-            raise BadRequest(
-                f"There is a cut at {float(cuts[-1]):g} s, but the clip lasts {float(duration):.3f} s.", field="cuts"
-            )
-        chosen = tuple(watched.cuts if cuts is None else cuts)
-        borders = shot_borders([cut + lag for cut in chosen], self.timing.code_frames_in(duration + lag), self.timing)
-        parts = [
-            time_map.slice(max(Fraction(0), first / rate - lag), min(duration, last / rate - lag))
-            for first, last in borders
-        ]
-        # Held here as well: other jobs may use this pipeline, and its memory, while this one reads.
-        own = {part.points: self._features.get((*file, part.points)) for part in parts}
-        missing = [part for part in parts if own[part.points] is None]
-        chunks = sum(-(-self.timing.frames_in(part.duration) // self.timing.frames) for part in missing)
-        if missing:
-            with work.stage("look", chunks) as step:
-                for part in missing:
-                    own[part.points] = self._part_features(info.path, part, step, work)
-        shots = []
-        for (first, last), part in zip(borders, parts, strict=True):
-            features = own[part.points]
-            assert features is not None
-            self._features[(*file, part.points)] = features
-            self._features.move_to_end((*file, part.points))
-            shots.append(Shot(first, last, features))
-        while len(self._features) > len(shots) and _bytes(self._features.values()) > REMEMBERED_BYTES:
-            self._features.popitem(last=False)
-        return SeenClip(info, time_map, watched, chosen, shots, lag)
-
-    def _watch(self, info: ClipInfo, time_map: TimeMap, work: Work) -> Watched:
-        """What the picture tells without weights."""
-        return watch(info.path, time_map, rate=info.frame_rate, cancelled=work.cancelled)
-
-    def _part_features(self, path: Path, part: TimeMap, step: Callable[[], None], work: Work) -> Tensor:
-        """Features [frames, D] of a part of the clip, which is never in memory as a whole."""
-        size, found = self.timing.frames, []
-        at_once = max(1, int(READ_SECONDS / self.timing.window)) * self.timing.window
-        begin = Fraction(0)
-        while begin < part.duration:
-            end = min(part.duration, begin + at_once)
-            frames = read_frames(
-                path,
-                part.slice(begin, end),
-                rate=self.timing.frame_rate,
-                shortest_side=self.config.vision.image_size,
-                cancelled=work.cancelled,
-            )
-            for first in range(0, len(frames), size):
-                chunk = frames[first : first + size]
-                found.append(self.look(chunk)[0, : len(chunk)])
-                step()
-            begin = end
-        return torch.cat(found)
-
     # ---- wording ---------------------------------------------------------------------------------------------------
-
-    def _captions(self, shot: Shot, count: int, seed: int, temperature: float | None) -> list[Suggestion]:
-        """Captions of the middle of a shot."""
-        frames = self.timing.frames
-        first = max(0, (len(shot.features) - frames) // 2)
-        middle = shot.features[first : first + frames]
-        held = middle[-1:].expand(frames - len(middle), -1)
-        return self.caption(torch.cat([middle, held])[None], count=count, seed=seed, temperature=temperature)
 
     def _worded(
         self, clip: SeenClip, request: GenerateRequest, seed: int, work: Work
@@ -578,7 +304,7 @@ class Pipeline:
             )
         return codes[:, -whole:]
 
-    def _likelihood(self, clip: SeenClip, codes: Tensor) -> float:
+    def _likelihood(self, clip: SeenClip, codes: Tensor, work: Work) -> float:
         """Mean log-likelihood per code of the codes [K, T] of a clip, window by window."""
         total, weight = 0.0, 0
         length, mask = self.timing.code_frames, self.timing.mask
@@ -589,6 +315,7 @@ class Pipeline:
                 frame = first // self.timing.codes_per_video_token * self.timing.frames_per_video_token
                 window = shot.features[frame : frame + self.timing.frames]
                 held = window[-1:].expand(self.timing.frames - len(window), -1)
+                work.check()
                 found = self.likelihood(torch.cat([window, held])[None], [shot.prompt], padded[None])
                 total, weight = total + found[0] * own.shape[1], weight + own.shape[1]
         return total / max(1, weight)
@@ -608,7 +335,7 @@ class Pipeline:
 
         def curve(own: Tensor) -> NDArray[np.float64]:
             with Spool(self.timing.sample_rate) as raw:
-                self._render(own, clip, raw, loop=False)
+                self._render(own, clip, raw, work, loop=False)
                 return scoring.sound_curve(raw)
 
         before = [curve(own) for own in codes]
@@ -636,13 +363,14 @@ class Pipeline:
 
     # ---- sounding --------------------------------------------------------------------------------------------------
 
-    def _render(self, codes: Tensor, clip: SeenClip, raw: Spool, *, loop: bool) -> None:
+    def _render(self, codes: Tensor, clip: SeenClip, raw: Spool, work: Work, *, loop: bool) -> None:
         """Codes [K, T] of a clip as its wave at the model's rate, exactly as long as the clip."""
         samples = max(1, round(clip.duration * self.timing.sample_rate))
         skipped = round(clip.lag * self.timing.sample_rate)
         make = looped if loop else rendered
         for piece in make(self.sound, codes.to(self.device), self.timing, samples=samples, skipped=skipped):
             raw.append(piece)
+            work.check()
 
     def _splice(
         self, request: GenerateRequest, earlier: EarlierTake | None, laid: Ground | None, codes: NDArray[np.int64]
@@ -660,10 +388,6 @@ class Pipeline:
             lag=-laid.lag,
         )
         return splice if splice.keeps_something else None
-
-
-def _bytes(features: Any) -> int:
-    return sum(one.nbytes for one in features)
 
 
 def _seed(seed: int | None) -> int:
