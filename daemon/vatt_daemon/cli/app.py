@@ -31,6 +31,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+def _plain(command: Any) -> Any:
+    """The command with help in plain lines: what draws boxes around it takes longer to import than all the rest."""
+    command.rich_markup_mode = None
+    for below in getattr(command, "commands", {}).values():
+        _plain(below)
+    return command
+
+
 class LazyGroup(typer.core.TyperGroup):
     """A group whose commands are imported when they run; its help shows their names and lines without that."""
 
@@ -48,7 +56,7 @@ class LazyGroup(typer.core.TyperGroup):
         module, _, name = target.partition(":")
         command = typer.main.get_command(getattr(importlib.import_module(module), name))
         command.name = cmd_name
-        return command
+        return _plain(command)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self._listing = True
@@ -63,6 +71,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Captions and aligned soundtracks for video clips, from a model on your own machine.",
 )
 
