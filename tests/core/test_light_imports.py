@@ -13,7 +13,8 @@ MODULES = {
     "core": "vatt_core, vatt_core.errors, vatt_core.timing, vatt_core.requests, vatt_core.sidecar, vatt_core.windows, "
     "vatt_core.weights, vatt_core.files, vatt_core.work",
     "media": "vatt_core.media, vatt_core.media.probe, vatt_core.media.frames, vatt_core.media.waves, "
-    "vatt_core.media.mux, vatt_core.media.preview, vatt_core.media.loudness, vatt_core.takes",
+    "vatt_core.media.mux, vatt_core.media.preview, vatt_core.media.loudness, vatt_core.media.page, "
+    "vatt_core.media.watching, vatt_core.takes, vatt_core.scores, vatt_core.regions, vatt_core.earlier",
     "world": "vatt_core.world, vatt_core.world.scene, vatt_core.world.sound, vatt_core.world.write",
     "client": "vatt_client, vatt_client.messages",
     "daemon": "vatt_daemon, vatt_daemon.server, vatt_daemon.scheduler, vatt_daemon.executor, vatt_daemon.__main__",
@@ -21,7 +22,8 @@ MODULES = {
     "export": "vatt_core.export.export, vatt_core.export.results, vatt_daemon.cli.export",
     "installers": "vatt_installers.service, vatt_installers.resolve, vatt_installers.blender, vatt_daemon.cli.service, "
     "vatt_daemon.cli.plugins, vatt_daemon.cli.resolve",
-    "command": "vatt_daemon.cli.app, vatt_daemon.cli.jobs, vatt_daemon.cli.daemon, vatt_daemon.cli.models, "
+    "command": "vatt_daemon.cli.app, vatt_daemon.cli.jobs, vatt_daemon.cli.preview, vatt_daemon.cli.takes, "
+    "vatt_daemon.cli.daemon, vatt_daemon.cli.models, "
     "vatt_daemon.cli.doctor, vatt_daemon.cli.world",
 }
 
