@@ -30,6 +30,6 @@ def test_proxies_show_the_strip(blender: Any, numbered: Callable[[str], Path], t
         assert entry["reason"] and entry["turns"] == len(frames), name
         assert probe(entry["film"]).duration == duration
         assert read_numbers(read_frames(entry["film"], TimeMap.identity(0, duration), rate=24)) == shown, name
-        assert len(set(shown)) > 5
+        assert len(set(shown)) > 5, name
         assert (entry["scenes"], entry["muted"]) == (0, []), "the user's scene is as it was"
     assert results["reversed"]["reason"] != results["strobed"]["reason"]

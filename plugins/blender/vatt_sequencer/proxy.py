@@ -33,14 +33,12 @@ class ProxyRender:
         self._writer: AviWriter | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="vatt-")
         self._rate = compat.timeline_rate(scene)
-        # The copy of a scene that was never evaluated since its strips were made renders black.
-        scene.frame_set(scene.frame_current, subframe=scene.frame_subframe)
         copy = scene.copy()
         self._scene = copy.name
         copy[compat.PROXY_SCENE] = True
         try:
             _show_only(copy, strip.name)
-            self._size = _small_jpegs(copy, Path(self._folder.name) / "frame.jpg")
+            self._size = _small_jpegs(copy, Path(self._folder.name) / "frame")
         except BaseException:
             self.close()
             raise
@@ -58,10 +56,11 @@ class ProxyRender:
         scene = bpy.data.scenes.get(self._scene)
         if scene is None or not scene.get(compat.PROXY_SCENE):
             raise ProxyFailed("The file was changed while a proxy was rendered: start again.")
-        picture = Path(scene.render.filepath)
+        # A still of another scene than the window's would be taken at the window's frame.
+        scene.frame_start = scene.frame_end = self._next
         try:
-            scene.frame_set(self._next)
-            bpy.ops.render.render(write_still=True, scene=scene.name)
+            bpy.ops.render.render(animation=True, scene=scene.name)
+            picture = next(Path(self._folder.name).iterdir())
             if self._writer is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._writer = AviWriter(self.path, size=self._size, rate=self._rate)

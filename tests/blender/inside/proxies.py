@@ -47,7 +47,7 @@ for name, change in {"reversed": reverse, "strobed": strobe, "modified": modify,
     else:
         options = {"length": 20} if bpy.app.version >= (5, 0, 0) else {"frame_end": 40}
         keys = ("seq1",) if bpy.app.version < (4, 4, 0) else ("input1",)
-        made.append(strips.new_effect("glow", "GLOW", 3, frame_start=5, **options, **{keys[0]: strip}))
+        made.append(strips.new_effect("blur", "GAUSSIAN_BLUR", 3, frame_start=5, **options, **{keys[0]: strip}))
         strip = made[1]
     # Another strip covers it: the proxy shows the strip alone.
     cover = strips.new_effect(

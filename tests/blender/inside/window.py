@@ -1,0 +1,64 @@
+"""Runs inside the window: a strip, the VATT tab, and every half second what a user would see, as JSON."""
+
+import json
+import os
+from pathlib import Path
+
+import addon_utils
+import bpy
+
+SHARED = Path(os.environ["VATT_TEST_SHARED"])
+MODULE = "bl_ext.user_default.vatt"
+
+
+def prepare() -> None:
+    window = bpy.context.window_manager.windows[0]
+    scene = window.scene
+    if hasattr(window.workspace, "sequencer_scene"):
+        scene = window.workspace.sequencer_scene = window.workspace.sequencer_scene or scene
+    scene.render.fps, scene.frame_end = 24, 150
+    editor = scene.sequence_editor or scene.sequence_editor_create()
+    strips = editor.strips if hasattr(editor, "strips") else editor.sequences
+    strip = strips.new_movie("film", str(SHARED / "film.mp4"), 4, 1)
+    editor.active_strip = strip
+    addon_utils.enable(MODULE, default_set=True)
+    bpy.context.preferences.addons[MODULE].preferences.output = str(SHARED / "sounds")
+    area = next(
+        area for area in window.screen.areas
+        if area.type == "SEQUENCE_EDITOR" and area.spaces.active.view_type == "SEQUENCER"
+    )  # fmt: skip
+    area.spaces.active.show_region_ui = True
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    with bpy.context.temp_override(window=window, area=area, region=region):
+        bpy.ops.sequencer.view_all()
+
+    def tell() -> float:
+        side = next(region for region in area.regions if region.type == "UI")
+        side.active_panel_category = "VATT"
+        x, y = region.view2d.view_to_region(40, 4.5, clip=False)
+        found = scene.sequence_editor
+        state = {
+            "strip": [region.x + x, window.height - region.y - y],
+            "tab": [side.x, window.height - side.y - side.height],
+            "strips": sorted(item.name for item in (found.strips if hasattr(found, "strips") else found.sequences)),
+            "captions": len(json.loads(strip_settings(scene).captions or "[]")),
+            "prompt": strip_settings(scene).prompt,
+            "channels": [channel.name for channel in found.channels],
+        }
+        part = SHARED / "state.part"
+        part.write_text(json.dumps(state))
+        part.replace(SHARED / "state.json")
+        area.tag_redraw()
+        return 0.5
+
+    bpy.app.timers.register(tell, first_interval=2, persistent=True)
+
+
+def strip_settings(scene: object) -> object:
+    editor = scene.sequence_editor
+    found = editor.strips if hasattr(editor, "strips") else editor.sequences
+    return next(item for item in found if item.name == "film").vatt_settings
+
+
+bpy.context.preferences.view.show_splash = False
+bpy.app.timers.register(prepare, first_interval=2)
