@@ -182,7 +182,7 @@ def mutated(frames: list[bytes], chance: random.Random) -> list[bytes]:
     return [bytes(frame) for frame in changed]
 
 
-@pytest.mark.parametrize("count", [1200, pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [800, pytest.param(20_000, marks=pytest.mark.soak)])
 def test_mutated_messages_are_answered_and_do_nothing_else(home: Any, count: int) -> None:
     # What still makes sense after a mutation may name any path: keep it inside.
     home.environment["VATT_PATHS_INPUT_ROOTS"] = home.environment["VATT_PATHS_OUTPUT_ROOTS"] = str(home.root)
@@ -221,7 +221,7 @@ def test_mutated_messages_are_answered_and_do_nothing_else(home: Any, count: int
         assert grown < 50 * MIB
 
 
-@pytest.mark.parametrize("jobs", [150, pytest.param(3000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("jobs", [60, pytest.param(3000, marks=pytest.mark.soak)])
 def test_a_watcher_that_never_reads_slows_nobody_and_results_are_kept(home: Any, jobs: int) -> None:
     home.start()
     with door(home, hwm=1) as deaf, home.client() as client:
@@ -233,7 +233,7 @@ def test_a_watcher_that_never_reads_slows_nobody_and_results_are_kept(home: Any,
     told("beside a watcher that never reads", taken)
 
 
-@pytest.mark.parametrize("jobs", [800, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("jobs", [400, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_a_long_queue_is_acknowledged_kept_and_small(home: Any, jobs: int) -> None:
     home.start()
     body: Callable[[int], dict[str, Any]] = lambda n: home.generate(f"{n}", priority="batch").to_wire()  # noqa: E731

@@ -345,7 +345,7 @@ def world_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("requests", [6, pytest.param(40, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("requests", [4, pytest.param(40, marks=pytest.mark.soak)])
 def test_none_of_many_interactive_requests_is_lost(many: Any, world_clip: Path, requests: int) -> None:
     del many.environment["VATT_WORKER_PIPELINE"]
     many.start()
