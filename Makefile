@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Its cache of fonts would lie in the home folder otherwise.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
-.PHONY: setup demo test test-recorded test-gpu test-foreign test-browser test-blender test-editors test-blender-window plugins soak lint bench eval train-nano clean
+.PHONY: setup demo test test-recorded test-optional record-audiocraft test-gpu test-foreign test-browser test-blender test-editors test-blender-window plugins soak lint bench eval train-nano clean
 
 setup: $(READY)
 
@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/vatt demo --output demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not gpu and not browser and not soak and not editors and not window"
+	$(BIN)/python -m pytest -q -m "not gpu and not browser and not soak and not editors and not window and not optional"
 
 test-recorded: $(READY)
 	$(BIN)/python -m pytest -q -m recorded
@@ -78,6 +78,28 @@ test-foreign: $(READY)
 	cd tests/daemon/foreign && npm install --no-package-lock --no-audit --no-fund --loglevel=error
 	$(BIN)/python -m pytest -q tests/daemon/test_foreign_client.py
 
+# audiocraft pins an old torch: its codec's own modules are installed without what it asks for, beside the libraries here.
+OPTIONAL := build/optional
+LIBRARIES := import sysconfig; print(sysconfig.get_path('purelib'))
+
+$(OPTIONAL)/.ready: $(READY) constraints.txt
+	$(BIN)/python -m venv $(OPTIONAL)
+	$(OPTIONAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(OPTIONAL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  -c constraints.txt antlr4-python3-runtime audiocraft bitsandbytes cloudpickle colorlog dora-search einops flashy omegaconf \
+	  retrying submitit treetable
+	@# The archive of audiocraft brings its tests along under a name that would hide ours.
+	rm -rf "$$($(OPTIONAL)/bin/python -c "$(LIBRARIES)")/tests"
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$(LIBRARIES)")')" \
+	  > "$$($(OPTIONAL)/bin/python -c "$(LIBRARIES)")/beside.pth"
+	@touch $@
+
+test-optional: $(OPTIONAL)/.ready
+	$(OPTIONAL)/bin/python -m pytest -q -m optional
+
+record-audiocraft: $(OPTIONAL)/.ready
+	$(OPTIONAL)/bin/python -m tests.optional.record_audiocraft
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -85,6 +107,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.full_size
 
 eval: $(READY)
 	$(BIN)/vatt eval world --cache runs/eval

@@ -248,14 +248,14 @@ class AudioTransformer(nn.Module):
     def attention_inputs(self, pad_mask: Tensor, frames: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Encoder bias, decoder bias ([1 or B, heads, N, N]) and keep mask ([B, N], None when nothing is padded)."""
         device = x.device
-        autocast = torch.is_autocast_enabled(device.type)
+        autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else x.dtype
-        present = pad_mask.to(device) > 0
+        present = pad_mask > 0  # asked where the mask lies: on the CPU that needs no waiting for a GPU
         if bool(present.all()):
             length = pad_mask.shape[1] + frames
             biases = [bias(length, device=device, dtype=dtype)[None] for bias in (self.encoder_bias, self.decoder_bias)]
             return biases[0], biases[1], None
-        keep = F.pad(present, (0, frames), value=True)
+        keep = F.pad(present.to(device), (0, frames), value=True)
         encoder_bias = self.encoder_bias.with_keys(keep, dtype=dtype)
         if self.decoder_bias is self.encoder_bias:
             return encoder_bias, encoder_bias, keep

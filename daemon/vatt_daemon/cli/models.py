@@ -221,6 +221,32 @@ def remove(
         print(f"removed {folder} ({in_units(freed)})")
 
 
+@app.command("dry-run")
+def dry_run(
+    name: Name,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="auto, float32, bfloat16 or float16.")] = "auto",
+    llm_bits: Annotated[int, typer.Option("--llm-bits", help="8 or 4: the language model quantised; 0: not.")] = 0,
+    memory: Annotated[str, typer.Option("--memory", help="auto, keep or swap.")] = "auto",
+    takes: Annotated[int, typer.Option("--takes", min=1, help="Takes that are made together.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """What a model takes, without its weights: parameters, bytes, and the plan for this device."""
+    entry = find_entry(name)
+    if not entry.installed and not entry.family:
+        raise NotFound(f"The sizes of {name} are not known before it is installed.", name=name)
+    from vatt_core.model.dry_run import rehearse
+    from vatt_core.model.plan import LoadOptions
+
+    options = LoadOptions(precision=cast(Any, precision), llm_bits=llm_bits, memory=cast(Any, memory))
+    done = rehearse(name, entry.folder if entry.installed else None, entry.family, options, device=device, takes=takes)
+    if as_json:
+        print_json(done.to_dict())
+        return
+    for line in done.lines():
+        print(line)
+
+
 @contextmanager
 def _bars() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int | None], None]]]:
     """A function for lines and one for progress, on standard error: bars on a terminal, every tenth elsewhere."""

@@ -1,0 +1,85 @@
+"""The released models at their real sizes, without their weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vatt_core.model.dry_run import LiveBytes, build_empty, count, official_config, rehearse
+from vatt_core.model.official_names import PREFIX, official_places
+from vatt_core.model.plan import LoadOptions
+from vatt_core.weights.importing.language import read_source
+
+KEYS = json.loads((Path(__file__).parents[1] / "data" / "recorded" / "full_size_keys.json").read_text(encoding="utf-8"))
+MILLION = 1_000_000
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_names_and_shapes_are_those_of_the_release(family: str) -> None:
+    config = official_config(family, family)  # type: ignore[arg-type]
+    parts = build_empty(config)
+    ours = {name: value.shape for name, value in parts["audio_transformer"].state_dict().items()}
+    recorded = KEYS[f"audio_token_decoder.{family}"]
+    places = official_places(config.audio, config.timing)
+    assert {PREFIX + key for key in places} == set(recorded) and len(recorded) == 330
+    for key, place in places.items():
+        shape = ours[place.name]
+        part = [shape[0] // place.parts, *shape[1:]]
+        assert [size for size in recorded[PREFIX + key] if size != 1] == [size for size in part if size != 1], key
+    assert set(ours) - {place.name for place in places.values()} == {"codebooks"}
+    shared: dict[str, int] = {}
+    for place in places.values():
+        shared[place.name] = shared.get(place.name, 0) + 1
+    assert [number for name, number in shared.items() if name.startswith("encoder.norm.")] == KEYS[
+        f"shared_groups.{family}"
+    ]
+
+    # The converter: one layer is recorded, the others are like it.
+    shown = next(value for name, value in KEYS.items() if name.startswith(f"delta_{family}"))
+    renamed = read_source(Path("delta"), "delta", {key: torch.empty(0) for key in shown}).original
+    converter = {
+        name.removeprefix("llm.").removeprefix("model.").replace(".base_layer.", "."): list(value.shape)
+        for name, value in parts["converter"].state_dict().items()
+    }
+    for name, key in renamed.items():
+        if not name.endswith("rotary_emb.inv_freq"):
+            assert converter[name] == shown[key], key
+    layers = 32 if family == "llama" else 18
+    assert len([name for name in converter if ".lora_" in name]) == 4 * layers
+
+    sizes = count(parts)
+    # 416.45 and 414.35 million with the positions (reference 3), and 1.05 million numbers of codebooks.
+    wanted = {"llama": 417.5, "gemma": 415.4}[family]
+    assert sizes.parameters["audio_transformer"] / MILLION == pytest.approx(wanted, abs=0.1)
+    assert 300 * MILLION < sizes.parameters["vision"] < 310 * MILLION
+    assert 56 * MILLION < sizes.parameters["codec"] < 58 * MILLION
+    billions = sizes.parameters["converter"] / 1e9
+    assert 6.7 < billions < 6.8 if family == "llama" else 2.5 < billions < 2.52
+
+
+def test_a_dry_run_adds_up() -> None:
+    done = rehearse("vatt-gemma", None, "gemma", LoadOptions(precision="bfloat16"), device="cpu")
+    told = done.to_dict()
+    assert told["parameters"] == sum(part["parameters"] for part in told["parts"])
+    assert [stage["name"] for stage in told["stages"]] == ["vision", "converter", "audio_transformer", "codec"]
+    assert all(stage["activations"] > MILLION for stage in told["stages"])
+    # The cache of a Gemma: keys and values of 18 layers, one head of 256, two bytes, for 74 tokens and 108 of answer.
+    assert told["stages"][1]["cache"] == 18 * 2 * 256 * 2 * (74 + 108)
+    assert told["needed"] > sum(stage["weights"] for stage in told["stages"])
+    assert any("vatt-gemma" in line for line in done.lines())
+
+
+def test_live_bytes_are_those_that_are_there_at_once() -> None:
+    given = torch.zeros(1000)
+    with LiveBytes() as mode:
+        first = given + 1  # 4000 bytes
+        second = first * 2  # and 4000 more
+        del first
+        third = second[:10] - 1  # a view, and 40
+        assert mode.now == 4040
+        del second, third
+    assert mode.peak == 8000
+    assert mode.now == 0
