@@ -43,7 +43,7 @@ def test_takes_lie_under_the_strip_to_the_frame(placed: Any) -> None:
     assert (first, last) == (25, 20 + 96 - 7)
     for sound in placed["two"]:
         assert (sound["first"], sound["last"], sound["content"], sound["offset"]) == (first, last, first, 0.0)
-        assert sound["heard_channel"] == "VATT"
+        assert sound["channel_name"].startswith("VATT")  # Blender numbers a name's second use
         record = sound["record"]
         wave = read_wave(record["wav"], sample_rate=48_000)
         assert wave.shape[-1] == round(Fraction(last - first, 24) * 48_000)
@@ -73,7 +73,7 @@ def test_picked_take_is_heard_alone_and_kept_alone(placed: Any) -> None:
 def test_only_the_range_is_made_anew(placed: Any) -> None:
     old, new = placed["kept"][0], placed["regenerated"][-1]
     assert [new["first"], new["last"]] == placed["film"] and not new["mute"]
-    before, after = (read_wave(sound["record"]["wav"], sample_rate=48_000)[0] for sound in (old, new))
+    before, after = (np.ravel(read_wave(sound["record"]["wav"], sample_rate=48_000)) for sound in (old, new))
     begin, end = (round(Fraction(frame - placed["film"][0], 24) * 48_000) for frame in (40, 60))
     assert not np.array_equal(before[begin:end], after[begin:end])
     assert np.array_equal(before[: begin - 4800], after[: begin - 4800])

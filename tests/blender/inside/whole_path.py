@@ -35,7 +35,7 @@ def lying() -> list[dict[str, object]]:
         dict(
             name=sound.name, channel=sound.channel, first=compat.left(sound), last=compat.right(sound), mute=sound.mute,
             content=round(compat.content_start(sound)), record=json.loads(sound[takes.PROPERTY]),
-            offset=getattr(sound, "sound_offset", 0.0), heard_channel=compat.holder_of(found, sound).channels[sound.channel].name,
+            offset=getattr(sound, "sound_offset", 0.0), channel_name=compat.holder_of(found, sound).channels[sound.channel].name,
         )
         for sound, _ in reading.placed_takes(found, str(film.get(reading.UID, "")))
     ]  # fmt: skip
@@ -111,6 +111,7 @@ stage.turn_until(session, done)
 answer["homeless"] = [session.jobs[-1].state.name, len(compat.all_strips(found)) - before]
 film = stage.add_movie(found, asked["film"], first=start, channel=channel)
 film.name, film[reading.UID] = name, uid
+film.vatt_settings.prompt = answer["prompt"]
 session.history_changed()
 stage.turn_until(session, lambda: session.jobs[-1].ended)
 answer["back"] = [session.jobs[-1].state.name, len(compat.all_strips(found)) - before]
