@@ -16,12 +16,14 @@ from tests.core.numbered_clips import write_clip
 from vatt_core.media.loudness import LoudnessMeter, integrated_loudness
 from vatt_core.media.probe import clip_range, probe
 from vatt_core.media.spool import Held, Spool
-from vatt_core.media.watching import watch
+from vatt_core.media.watching import Watched
 from vatt_core.requests import GenerateRequest, Take
 from vatt_core.sidecar import read_sidecar
 from vatt_core.takes import Composed, TakeWriter, resampled
 
 RATES = ("24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60")
+UNSEEN = Watched(Fraction(25), np.zeros(1, np.float32), (), np.zeros((1, 9, 16, 3), np.uint8), (Fraction(0),))
+"""Pictures are for previews alone, and none is written here."""
 MODEL = {"name": "none", "hash": "0", "device": "cpu"}
 
 
@@ -49,7 +51,7 @@ def deliver(clip: Path, folder: Path, wave: np.ndarray, **options: Any) -> Take:
     time_map = clip_range(info, options.pop("start", None), options.pop("end", None))
     request = GenerateRequest(clip, output=folder, prompt="x", **options)
     folder.mkdir(exist_ok=True)
-    writer = TakeWriter(info, time_map, request, "x", watch(clip, time_map, rate=info.frame_rate), MODEL)
+    writer = TakeWriter(info, time_map, request, "x", UNSEEN, MODEL)
     with Spool(16_000, folder) as raw:
         raw.append(wave[: round(time_map.duration * 16_000)])
         return writer.write(Composed(1, raw, np.zeros((4, 9), np.int64), (), {}), [])
