@@ -7,11 +7,11 @@ of the codec are imported, which need nothing but einops, flashy and omegaconf b
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import math
 import re
 import sys
-import types
 from typing import Any
 
 import torch
@@ -111,10 +111,9 @@ def _import_audiocraft() -> tuple[Any, Any, Any]:
     except ImportError:
         for package in ("audiocraft", "audiocraft.modules", "audiocraft.models"):
             # A package whose __init__ is not run, so that its modules can be imported one by one.
-            bare = types.ModuleType(package)
-            path = [found.submodule_search_locations[0], *package.split(".")[1:]]
-            bare.__path__ = ["/".join(path)]
-            sys.modules[package] = bare
+            spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
+            spec.submodule_search_locations = ["/".join([found.submodule_search_locations[0], *package.split(".")[1:]])]
+            sys.modules[package] = importlib.util.module_from_spec(spec)
         try:
             modules = [importlib.import_module(name) for name in names]
         except ImportError as error:
