@@ -175,6 +175,7 @@ class WorkerProcess:
         event = body.get("event")
         if event == "ready":
             self._ready = True
+            self._look_after()  # by the limit that holds from now on
         elif event == "models":
             self._emptied = bool(self.models) and not body["models"]
             self.models = list(body["models"])
@@ -236,7 +237,9 @@ class WorkerProcess:
 
     def _look_after(self) -> None:
         """Kill the process when none of its tasks has made a step for too long."""
-        self._watch = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if not self.tasks:
             return
         limit = self._settings.stuck if self._ready else max(self._settings.stuck, START_LIMIT)
