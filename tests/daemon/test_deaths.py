@@ -6,12 +6,11 @@ import os
 import signal
 import sqlite3
 import threading
-import time
 from typing import Any
 
 import psutil
 import pytest
-from vatt_client import Client, errors, messages
+from vatt_client import Client, errors
 
 
 def test_what_was_acknowledged_survives_a_kill_of_the_daemon(home: Any) -> None:

@@ -195,8 +195,8 @@ def stage_bytes(
         cache_bytes = sum(
             tensor.numel() * tensor.element_size()
             for layer in cache.layers
-            for tensor in (layer.keys, layer.values)
-            if tensor is not None
+            for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
+            if isinstance(tensor, Tensor)
         )
     per_token = cache_bytes // prefix
     answers = per_token * config.converter.max_caption_tokens

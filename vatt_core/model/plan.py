@@ -21,7 +21,7 @@ LARGE = 1_000_000_000
 """Parameters from which on `auto` looks for less memory than float32 takes."""
 
 WORKING = {"vision": 1 << 30, "converter": 768 << 20, "audio_transformer": 768 << 20, "codec": 512 << 20}
-"""Bytes beside the weights that a stage takes for a clip of ten seconds; measured, see docs/models.md."""
+"""Bytes beside the weights that a stage is allowed for a clip of ten seconds: an allowance, not a measurement."""
 
 _BITS_PER_WEIGHT = {8: 8.0, 4: 4.6}
 """With the scales that bitsandbytes keeps (one byte for 64 weights in 4 bits, and theirs)."""

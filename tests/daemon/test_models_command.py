@@ -1,0 +1,179 @@
+"""`vatt models`: official archives over HTTP into a model that the daemon uses by its name, and what is said when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.core.download_server import FileServer, serving
+from tests.core.official_files import ARCHIVES, pack_release, write_release
+
+MINI = Path(__file__).parents[1] / "data" / "recorded" / "mini-official"
+REGISTRY = """
+[models.nano]
+title = "nano"
+embedded = true
+[models.vatt-gemma-t]
+title = "Gemma-T"
+family = "gemma"
+text_steered = true
+parts = ["gemma", "delta", "models", "codebooks", "audiogen", "eva"]
+[licences.gemma]
+title = "Gemma's terms"
+url = "https://terms.example/gemma"
+must_accept = true
+[licences.free]
+title = "free"
+url = "https://terms.example/free"
+must_accept = false
+"""
+PARTS = {
+    "gemma": "gemma_2b.zip",
+    "delta": "gemma-finetuned-checkpoint-231000.zip",
+    "models": "vatt_models.zip",
+    "codebooks": "meta_pretrain_vgg_encodec_embed.pt",
+    "audiogen": "audiogen_models.zip",
+    "eva": "open_clip_pytorch_model.bin",
+}
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archives")
+    return pack_release(write_release(MINI, folder / "release"), folder / "packed")
+
+
+class Release:
+    """The official archives on a server of this machine, and the command of a user with a home of its own."""
+
+    def __init__(self, server: FileServer, root: Path) -> None:
+        self.server = server
+        self.home = root / "home"
+        self.registry = root / "registry.toml"
+        self.write_registry()
+
+    def write_registry(self, **more: str) -> None:
+        text = REGISTRY
+        for name, file in PARTS.items():
+            text += f'[parts.{name}]\nfile = "{file}"\nsources = ["{self.server.url(file)}"]\n'
+            text += f'licences = ["{"gemma" if name == "gemma" else "free"}"]\n'
+            text += 'beside = ["open_clip_config.json"]\n' if name == "eva" else ""
+            text += more.get(name, "")
+        self.registry.write_text(text)
+
+    def vatt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "VATT_HOME": str(self.home),
+            "VATT_REGISTRY": str(self.registry),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "vatt_daemon.cli", "models", *arguments]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        assert "Traceback" not in ran.stderr
+        return ran
+
+    def pull(self, *more: str) -> subprocess.CompletedProcess[str]:
+        return self.vatt("pull", "vatt-gemma-t", "--accept", "gemma", *more)
+
+    def left(self) -> list[str]:
+        """What a failure may not leave: models, and files that are not whole."""
+        data = self.home / "data"
+        return sorted(
+            path.relative_to(data).as_posix() for path in data.rglob("*")
+            if path.is_file() and (path.suffix in (".part", ".safetensors") or path.parts[-2] == "models")
+        )  # fmt: skip
+
+
+@pytest.fixture
+def release(archives: Path, tmp_path: Path) -> Iterator[Release]:
+    with serving(archives) as server:
+        yield Release(server, tmp_path)
+
+
+def test_pull_verify_use_and_remove(release: Release, home: Any, tmp_path: Path) -> None:
+    refused = release.vatt("pull", "vatt-gemma-t")
+    assert refused.returncode == 2 and "--accept gemma" in refused.stderr
+    assert release.server.requests == []
+
+    release.server.cut["vatt_models.zip"] = [50_000]
+    release.server.drive.add("gemma_2b.zip")
+    pulled = release.pull()
+    assert pulled.returncode == 0, pulled.stderr
+    folder = Path(pulled.stdout.strip())
+    assert folder == release.home / "data" / "models" / "vatt-gemma-t"
+    assert any(wanted == "bytes=50000-" for path, wanted in release.server.requests if path == "/vatt_models.zip")
+    receipts = json.loads((release.home / "data" / "downloads" / "receipts.json").read_text())
+    assert receipts["accepted"] == ["gemma"] and len(receipts["files"]) == len(PARTS) + 1
+    assert all(len(entry["sha256"]) == 64 for entry in receipts["files"].values())
+
+    # The daemon takes it by its name.
+    from vatt_core.world.write import write_world
+
+    clip = tmp_path / "world.mp4"
+    write_world(clip, seed=2_000_021, seconds=1.0, size=96)
+    home.environment |= {"VATT_HOME": str(release.home), "VATT_REGISTRY": str(release.registry)}
+    home.file = release.home / "runtime" / home.file.name
+    del home.environment["VATT_WORKER_PIPELINE"]
+    home.start()
+    with home.client() as client:
+        made = client.generate(
+            clip, output=tmp_path / "out", model="vatt-gemma-t", prompt="Rain falls.", steps=2, seed=1
+        )
+        assert Path(made.takes[0].wav).is_file()
+        assert json.loads(Path(made.takes[0].sidecar).read_text())["model"]["name"] == "vatt-gemma-t"
+    home.kill()
+
+    # What was fetched is not fetched again; what comes must be what came at first.
+    before = len(release.server.requests)
+    again = release.pull("--replace")
+    assert again.returncode == 0 and len(release.server.requests) == before
+    (release.home / "data" / "downloads" / "gemma" / "gemma_2b.zip").unlink()
+    release.server.changed.add("gemma_2b.zip")
+    changed = release.pull("--replace")
+    assert changed.returncode == 6 and "gemma_2b.zip" in changed.stderr
+    assert release.vatt("verify", "vatt-gemma-t").returncode == 0
+
+    removed = release.vatt("remove", "vatt-gemma-t", "--downloads")
+    assert removed.returncode == 0 and not folder.exists()
+    assert not (release.home / "data" / "downloads").exists()
+    assert release.vatt("verify", "vatt-gemma-t").returncode == 3
+
+
+@pytest.mark.parametrize("failure", ["hash", "403", "page", "truncated"])
+def test_a_failed_pull_leaves_nothing_half_written(release: Release, archives: Path, failure: str) -> None:
+    name, code = "gemma_2b.zip", 6
+    if failure == "hash":
+        release.write_registry(gemma=f'sha256 = "{"0" * 64}"\n')
+    elif failure == "403":
+        release.server.refuse[name], code = 403, 7
+    elif failure == "page":
+        release.server.page[name] = "<html><title>Quota exceeded</title></html>"
+    else:
+        short = archives.parent / f"short-{release.home.parent.name}"
+        short.mkdir()
+        for path in archives.iterdir():
+            (short / path.name).write_bytes(path.read_bytes()[: -2000 if path.name == name else None])
+        release.server.folder = short
+    ran = release.pull()
+    assert ran.returncode == code, ran.stderr
+    assert name in ran.stderr and len(ran.stderr.strip().splitlines()[-1]) < 600
+    assert release.left() == []
+
+
+def test_names_and_places(release: Release) -> None:
+    listed = json.loads(release.vatt("list", "--json").stdout)
+    entry = next(model for model in listed if model["name"] == "vatt-gemma-t")
+    assert not entry["installed"] and [licence["name"] for licence in entry["licences"]] == ["gemma", "free"]
+    assert release.vatt("path", "vatt-gemma-t").returncode == 3
+    assert release.vatt("pull", "nano").returncode == 2
+    assert release.vatt("remove", "nano").returncode == 2
+    assert release.vatt("import", "vatt-gemma-t").returncode == 6
+    assert set(ARCHIVES) > {"gemma_2b.zip"}
