@@ -43,7 +43,7 @@ def free_channel(
         raise NoFreeChannel(f"No channel is free from frame {first} to {last}. Free one, then place the sound again.")
 
     def order(channel: int) -> tuple[bool, bool, int]:
-        wrong_side = (channel > beside) if below else (channel < beside)
+        wrong_side = (channel >= beside) if below else (channel <= beside)
         return channel not in named, wrong_side, abs(channel - beside)
 
     return min(free, key=order)
