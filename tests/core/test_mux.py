@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.core.numbered_clips import read_number, read_numbers, write_clip
+from tests.core.small_files import small_files
 from vatt_core.errors import BadMedia, BadRequest, DiskFull
 from vatt_core.media.frames import read_frames
 from vatt_core.media.mux import mux_sound, muxed_suffix
@@ -167,19 +166,11 @@ def test_refusals_leave_nothing(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_a_full_disk(tmp_path: Path, suffix: str, small_files: None) -> None:
+def test_a_full_disk(tmp_path: Path, suffix: str) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=50)
     wave = write_wave(tmp_path / "sound.wav", np.random.default_rng(0).uniform(-1, 1, 2 * RATE), sample_rate=RATE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    with pytest.raises(DiskFull):
+    with pytest.raises(DiskFull), small_files(20_000):
         mux_sound(clip, wave, tmp_path / f"muxed{suffix}")
     assert sorted(os.listdir(tmp_path)) == ["clip.mp4", "sound.wav"]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 from tests.core.numbered_clips import write_clip as write_numbered
+from tests.core.small_files import small_files
 from vatt_core.errors import BadMedia, BadRequest, Cancelled, DiskFull, ForbiddenPath, InputNotVisible, VattError
 from vatt_core.files import all_or_nothing, fingerprint, free_names
 from vatt_core.media.time_map import TimeMap
@@ -241,19 +240,8 @@ def test_progress_rises_within_each_stage_and_stages_follow_each_other(
         assert counts[0][0] == 0 and counts[-1][0] == counts[-1][1]
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """The system refuses to let a file grow over 100 kB, as a full disk does."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_is_told_and_leaves_nothing(
-    pipeline: Pipeline, clip: Path, tmp_path: Path, small_files: None
-) -> None:
-    with pytest.raises(DiskFull):
+def test_a_full_disk_is_told_and_leaves_nothing(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(DiskFull), small_files(100_000):
         pipeline.generate(GenerateRequest(clip, output=tmp_path / "out", prompt=PROMPT, **QUICK))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import soundfile
 
 from tests.core.numbered_clips import write_clip
+from tests.core.small_files import small_files
 from vatt_core.errors import BadMedia, BadRequest, DiskFull, ForbiddenPath, InputNotVisible, LimitsExceeded
 from vatt_core.media.atomic import write_bytes
 from vatt_core.media.opening import MediaLimits
@@ -148,19 +147,10 @@ def test_waves_that_cannot_be_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["sound.wav"]
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """The system refuses to let a file grow over 10 kB, as a full disk does."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, small_files: None) -> None:
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     path = write_wave(tmp_path / "sound.wav", noise(100), sample_rate=48_000)
     before = path.read_bytes()
-    with pytest.raises(DiskFull):
+    with pytest.raises(DiskFull), small_files(10_000):
         write_wave(path, noise(100_000), sample_rate=48_000)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["sound.wav"]
