@@ -286,7 +286,7 @@ class Watched(NanoTraining):
 
 def test_every_stage_of_nano_learns_and_the_model_is_complete(tmp_path: Path) -> None:
     # The audio transformer's first steps mostly learn how often each code occurs, which one pair of rows may not show.
-    steps = dict.fromkeys(LEARNT, 5) | {"audio_instructions": 25, "audio_captions": 15}
+    steps = dict.fromkeys(LEARNT, 5) | {"decoder": 15, "audio_instructions": 25, "audio_captions": 15}
     training = Watched(tmp_path, Recipe(clips=3, texts=6, **steps))
     training.losses = {}
     for stage in STAGES:

@@ -165,7 +165,9 @@ def test_a_failed_pull_leaves_nothing_half_written(release: Release, archives: P
     ran = release.pull()
     assert ran.returncode == code, ran.stderr
     assert name in ran.stderr and len(ran.stderr.strip().splitlines()[-1]) < 600
-    assert release.left() == []
+    # The other part came whole before the fault was seen, and is used the next time.
+    whole = ["downloads/models/vatt_models.zip"] if failure == "truncated" else []
+    assert release.left() == whole
 
 
 def test_names_and_places(release: Release) -> None:

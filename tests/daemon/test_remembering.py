@@ -11,6 +11,7 @@ import pytest
 from vatt_daemon.shared import GenerateRequest, SharedPipeline, SuggestRequest
 
 from vatt_core import pipeline as core
+from vatt_core import seeing
 from vatt_core.cache import Cache
 from vatt_core.model.converter import Converter
 from vatt_core.model.folder import LoadedModel
@@ -53,8 +54,8 @@ def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise Worked
 
-    monkeypatch.setattr(core, "read_frames", refuse)
-    monkeypatch.setattr(core, "watch", refuse)
+    monkeypatch.setattr(seeing, "read_frames", refuse)
+    monkeypatch.setattr(seeing, "watch", refuse)
     monkeypatch.setattr(core.Pipeline, "look", refuse)
     monkeypatch.setattr(Converter, "generate_captions", refuse)
     monkeypatch.setattr(Converter, "encode_all_states", refuse)

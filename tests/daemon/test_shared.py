@@ -174,8 +174,14 @@ def test_when_nothing_helps_the_error_has_figures() -> None:
 
 
 def test_nothing_of_the_pipeline_is_hidden_by_accident() -> None:
-    hidden = {name for kind in SharedPipeline.__mro__[1:-2] for name in vars(kind) if hasattr(Pipeline, name)}
-    assert {name for name in hidden if name.startswith("_") and not name.startswith("__")} == set()
+    before = SharedPipeline.__mro__[1 : SharedPipeline.__mro__.index(Pipeline)]
+    assert len(before) >= 2
+    hidden = {name for kind in before for name in vars(kind) if hasattr(Pipeline, name)}
+    # Those two are meant: Remembering answers them from the cache.
+    assert {name for name in hidden if name.startswith("_") and not name.startswith("__")} == {
+        "_part_features",
+        "_watch",
+    }
 
 
 def test_turns_go_by_rank_and_the_more_urgent_comes_between_two_steps() -> None:
