@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Its cache of fonts would lie in the home folder otherwise.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
-.PHONY: setup demo test test-recorded test-optional record-audiocraft test-gpu test-foreign test-browser test-blender test-editors test-blender-window plugins soak lint bench eval train-nano clean
+.PHONY: setup demo test test-recorded test-optional record-audiocraft test-gpu test-service test-foreign test-browser test-blender test-editors test-blender-window plugins soak lint bench eval train-nano clean
 
 setup: $(READY)
 
@@ -24,13 +24,17 @@ demo: $(READY)
 	$(BIN)/vatt demo --output demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not gpu and not browser and not soak and not editors and not window and not optional"
+	$(BIN)/python -m pytest -q -m "not gpu and not browser and not soak and not editors and not window and not optional and not service"
 
 test-recorded: $(READY)
 	$(BIN)/python -m pytest -q -m recorded
 
 soak: $(READY)
 	$(BIN)/python -m pytest -q -s -m soak --timeout 3600
+
+# Starts a systemd of its own; needs root.
+test-service: $(READY)
+	$(BIN)/python -m pytest -q -m service
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q -m gpu

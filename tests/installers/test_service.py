@@ -167,6 +167,7 @@ def namespaces() -> list[str]:
     return []
 
 
+@pytest.mark.service
 @pytest.mark.skipif(not Path("/lib/systemd/systemd").exists(), reason="needs systemd")
 def test_the_service_lives_its_whole_life_under_systemd(tmp_path: Path) -> None:
     command = namespaces()
