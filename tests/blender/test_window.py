@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 WINDOW = ROOT / "build" / "window"
 SYSTEM = Path(os.environ.get("VATT_WINDOW_SYSTEM", WINDOW / "sid"))
 DISPLAY = ":77"
-MIRROR = "http://deb.debian.org/debian"
+MIRROR = [mirror] if (mirror := os.environ.get("VATT_WINDOW_MIRROR")) else []
+"""Of Debian; debootstrap knows one by itself."""
 PACKAGES = ["blender", "libgl1", "libgl1-mesa-dri", "libegl1", "python3-cattr", "python3-requests"]
 PATIENCE = 900.0
 
@@ -33,7 +34,7 @@ def debian() -> Path:
     """The Debian with Blender, made if it is not there."""
     if not (SYSTEM / "usr" / "bin" / "blender").exists():
         SYSTEM.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["debootstrap", "--variant=minbase", "sid", str(SYSTEM), MIRROR], check=True)
+        subprocess.run(["debootstrap", "--variant=minbase", "sid", str(SYSTEM), *MIRROR], check=True)
         settings = 'Acquire::Check-Valid-Until "false";\nAPT::Install-Recommends "false";\nAPT::Sandbox::User "root";\n'
         (SYSTEM / "etc" / "apt" / "apt.conf.d" / "99window").write_text(settings)
         for command in (["apt-get", "update"], ["apt-get", "install", "-y", *PACKAGES]):
