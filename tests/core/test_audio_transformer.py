@@ -79,7 +79,7 @@ def test_padded_slots_have_no_influence() -> None:
 
 
 def test_dropped_condition_is_blind_and_every_parameter_still_has_a_gradient() -> None:
-    model = build(video_to_audio=True)
+    model = build(video_to_audio=True, video_place_rank=5)
     codes, states, pad_mask = inputs()
     drop = torch.tensor([True, False])
     logits = model(codes, states, pad_mask, drop_condition=drop)
@@ -92,8 +92,9 @@ def test_dropped_condition_is_blind_and_every_parameter_still_has_a_gradient() -
         assert (parameter.grad is not None) == (name != "codebooks"), name
 
 
-def test_video_reaches_the_code_frames_of_its_instant_only() -> None:
-    model = build(video_to_audio=True, encoder_layers=0, decoder_layers=0)
+@pytest.mark.parametrize("rank", [0, 5])
+def test_video_reaches_the_code_frames_of_its_instant_only(rank: int) -> None:
+    model = build(video_to_audio=True, video_place_rank=rank, encoder_layers=0, decoder_layers=0)
     codes, states, pad_mask = inputs(rows=1, frames=20)
     pad_mask[:] = 1
     logits = model(codes, states, pad_mask)
@@ -105,6 +106,18 @@ def test_video_reaches_the_code_frames_of_its_instant_only() -> None:
     other[0, 3] += 1.0  # the last token holds past the window
     changed = (model(codes, other, pad_mask) - logits).abs().amax(dim=(0, 1, 3)) > 1e-6
     assert changed.tolist() == [frame >= 12 for frame in range(20)]
+
+
+def test_the_code_frames_of_a_video_token_are_told_apart_by_their_place() -> None:
+    model = build(video_to_audio=True, video_place_rank=5, encoder_layers=0, decoder_layers=0)
+    codes, states, pad_mask = inputs(rows=1, frames=20)
+    codes[:] = 0
+    states[0, 1] = states[0, 0]  # two tokens that say the same: code frames 0 to 3 and 4 to 7
+    with torch.no_grad():
+        model.positions.zero_()
+    logits = model(codes, states, pad_mask)
+    torch.testing.assert_close(logits[:, :, 0:4], logits[:, :, 4:8])
+    assert (logits[:, :, 0] - logits[:, :, 1]).abs().max() > 1e-3
 
 
 def test_positions_beyond_the_table_continue_it() -> None:

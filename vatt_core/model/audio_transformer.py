@@ -109,6 +109,23 @@ class Decoder(nn.Module):
         return self.norm(x if self.blocks else x[:, first:])
 
 
+class VideoPlaces(nn.Module):
+    """What a video token says of each of its code frames, beyond what it says of all: U (V h * p) for place p of the token.
+
+    Without it the instant within a token can only be told from how the tokens around differ.
+    """
+
+    def __init__(self, condition_dim: int, dim: int, *, places: int, rank: int) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(condition_dim, rank, bias=False)
+        self.places = nn.Parameter(torch.empty(places, rank))
+        self.widen = nn.Linear(rank, dim, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """states [B, V, condition_dim] -> [B, V * places, dim]."""
+        return self.widen(self.narrow(states)[:, :, None] * self.places).flatten(1, 2)
+
+
 class CodeHeads(nn.Module):
     """One linear classifier per codebook, kept as one weight [K, V, dim]."""
 
@@ -152,6 +169,11 @@ class AudioTransformer(nn.Module):
         self.latent_projection = nn.Linear(config.latent_dim, dim)
         self.condition_projection = nn.Linear(config.condition_dim, dim)
         self.video_projection = nn.Linear(config.condition_dim, dim, bias=False) if config.video_to_audio else None
+        self.video_places = None
+        if config.video_place_rank:
+            self.video_places = VideoPlaces(
+                config.condition_dim, dim, places=timing.codes_per_video_token, rank=config.video_place_rank
+            )
         self.condition_modality = nn.Parameter(torch.empty(dim))
         self.audio_modality = nn.Parameter(torch.empty(dim))
         self.positions: Tensor
@@ -179,6 +201,9 @@ class AudioTransformer(nn.Module):
         nn.init.normal_(self.condition_modality, std=0.02, generator=generator)
         nn.init.normal_(self.audio_modality, std=0.02, generator=generator)
         projections = [self.latent_projection, self.condition_projection, self.video_projection]
+        if self.video_places is not None:
+            nn.init.normal_(self.video_places.places, generator=generator)
+            projections += [self.video_places.narrow, self.video_places.widen]
         for linear in [one for one in projections if one is not None]:
             bound = 1.0 / math.sqrt(linear.in_features)
             nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
@@ -228,8 +253,8 @@ class AudioTransformer(nn.Module):
         condition = self.condition_projection(states)
         audio = self.latent_projection(self.embed_codes(codes))
         shown = None if drop_condition is None else (~drop_condition)[:, None, None].to(condition.dtype)
-        if self.video_projection is not None:
-            video = self._video_at_codes(self.video_projection(states[:, : self.timing.video_tokens]), frames)
+        video = self._video_at_codes(states[:, : self.timing.video_tokens], frames)
+        if video is not None:
             audio = audio + (video if shown is None else video * shown)
         if shown is not None:  # times zero, not left out: every parameter takes part in every step (DDP)
             condition = condition * shown
@@ -287,7 +312,17 @@ class AudioTransformer(nn.Module):
             self._more_positions = more
         return more[:rows]
 
-    def _video_at_codes(self, video: Tensor, frames: int) -> Tensor:
-        """[B, video tokens, dim] -> [B, T, dim]: each code frame gets its token; past the window the last one holds."""
-        token = torch.arange(frames, device=video.device) // self.timing.codes_per_video_token
-        return video[:, token.clamp_(max=video.shape[1] - 1)]
+    def _video_at_codes(self, states: Tensor, frames: int) -> Tensor | None:
+        """Video states [B, V, condition_dim] -> [B, T, dim], None where the model adds no video to its audio slots.
+
+        Each code frame gets its token; past the window the last token holds.
+        """
+        if self.video_projection is None:
+            return None
+        each = self.timing.codes_per_video_token
+        frame = torch.arange(frames, device=states.device)
+        token = (frame // each).clamp_(max=states.shape[1] - 1)
+        video = self.video_projection(states)[:, token]
+        if self.video_places is not None:
+            video = video + self.video_places(states)[:, token * each + frame % each]
+        return video

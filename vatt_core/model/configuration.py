@@ -74,7 +74,9 @@ class AudioTransformerConfig:
     """The masked-token audio transformer (reference 3). `condition_dim` is the hidden size of the converter.
 
     token_order: reference 4. video_to_audio: add a projection of the video states to the audio positions of the same
-    instant (official: off). visual_positions: rows of the position table kept for the condition (official: 500).
+    instant (official: off). video_place_rank: with it, what is added also depends on the place of the code frame within its
+    video token, through that many products (official: 0, nothing). visual_positions: rows of the position table kept for
+    the condition (official: 500).
     """
 
     dim: int = 1024
@@ -88,6 +90,7 @@ class AudioTransformerConfig:
     visual_positions: int = 500
     token_order: TokenOrder = "legacy"
     video_to_audio: bool = False
+    video_place_rank: int = 0
     dropout: float = 0.1
 
 

@@ -101,9 +101,7 @@ class VisionTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels: [N, 3, S, S] from :meth:`preprocess`. Returns features [N, D]."""
-        # bfloat16 convolutions of the CPU give wrong numbers, so autocast stops here there.
-        with torch.autocast("cpu", enabled=False):
-            features = self.visual(pixels)
+        features = self.visual(pixels)
         return functional.normalize(features, dim=-1) if self.config.normalise else features
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from vatt_core.model.converter import Converter
 from vatt_core.model.masking import IGNORED, CosineRatio, OftenHigh, RatioDistribution, mask_coarse_first, masked_loss
 from vatt_core.model.text import encode_prompts
 from vatt_core.timing import Timing
+from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import chance, draw, instruction, prompt
 from vatt_core.world.scene import Scene
@@ -77,6 +78,7 @@ class AudioStage(TrainingStage):
         self.transformer, self.converter, self.tokenizer = transformer, converter, tokenizer
         self.options, self.captions, self.batch = options, captions, batch
         self.ratio = ratio or OftenHigh(CosineRatio(), share=0.35, low=0.9)
+        self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
         self.weights = torch.tensor(
             [
                 LOOK_ALIKE_WEIGHT if any("material" in source.attributes for source in scene.sources) else 1.0
@@ -104,6 +106,11 @@ class AudioStage(TrainingStage):
             at = per_second * (1 + draw(generator, int(self.timing.window) - 2))
             second = self.features[other].float(), self.codes[other]
             clip = cut_and_concatenate(clip, second, at, self.timing)
+        elif scene.layout == "single" and share < CUT_SHARE:
+            other = self.singles[draw(generator, len(self.singles))]
+            at = draw_cut(self.timing, generator)
+            clip = cut_and_concatenate(clip, (self.features[other].float(), self.codes[other]), at, self.timing)
+            scene = cut_scenes(scene, self.scenes[other], at / float(self.timing.video_token_rate))
         elif share > 0.5 and (dummy or scene.layout != "two_scenes"):
             clip = roll(*clip, draw(generator, tokens), self.timing)
         return clip[0], clip[1], instruction(generator) if dummy else prompt(scene, generator)

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vatt_core.errors import BadModel
@@ -96,6 +98,23 @@ def _sound(timing: Timing, scene: world.Scene) -> NDArray[np.int16]:
 
 def _frames(timing: Timing, size: int, scene: world.Scene) -> NDArray[np.uint8]:
     return compressed_frames(scene, fps=timing.frame_rate, size=size)
+
+
+CUT_SHARE = 0.25
+"""Of the clips with one thing, how many are cut to another one: what two things look like must not be learnt from few clips."""
+
+
+def draw_cut(timing: Timing, generator: torch.Generator) -> int:
+    """Where a clip is cut to another, in video tokens: a whole second, at least two from both ends."""
+    second = 2 + int(torch.randint(int(timing.window) - 3, (), generator=generator))
+    return second * int(timing.video_token_rate)
+
+
+def cut_scenes(first: world.Scene, second: world.Scene, seconds: float) -> world.Scene:
+    """What is seen and heard when a clip with one shot is cut at an instant to the rest of another: for texts only, the
+    events of both stay as they were."""
+    shots = (replace(first.shots[0], end=seconds), replace(second.shots[0], start=seconds))
+    return replace(first, layout="two_scenes", shots=shots)
 
 
 def to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:

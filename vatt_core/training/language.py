@@ -23,17 +23,22 @@ from transformers import PreTrainedTokenizerBase
 from vatt_core.model.converter import IGNORED_LABEL, Converter, ConverterOutput, shifted_cross_entropy
 from vatt_core.model.text import encode_example, encode_prompts
 from vatt_core.timing import Timing
+from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut
 from vatt_core.training.loop import StageOptions, TrainingStage
-from vatt_core.training.texts import WORDS, caption, instruction, prompt, words_of
+from vatt_core.training.texts import WORDS, caption, draw, instruction, prompt, words_of
 from vatt_core.training.vision import (
     COLOUR_NAMES,
     KIND_NAMES,
     SceneTargets,
     event_agreement,
     event_losses,
+    plain_attention,
     scene_targets,
 )
 from vatt_core.world.scene import Scene
+
+STATE_FORCE_WEIGHT = 4.0
+"""Of the squared error of an event's force beside its presence: what the states do not tell, no soundtrack can follow."""
 
 
 class StateHeads(nn.Module):
@@ -51,7 +56,7 @@ class StateHeads(nn.Module):
         presence, force = event_losses(
             logits, self.strengths(video_states).flatten(1), targets.events, targets.strengths
         )
-        return presence + 0.5 * force, event_agreement(logits.detach(), targets.events)
+        return presence + STATE_FORCE_WEIGHT * force, event_agreement(logits.detach(), targets.events)
 
     def word_loss(self, text_states: Tensor, mask: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of the prompt's words, told by the mean of its states [B, L, H]; mask [B, L]."""
@@ -96,22 +101,18 @@ class _CaptionStage(TrainingStage):
     converter: Converter
     tokenizer: PreTrainedTokenizerBase
     heads: StateHeads
-    ignore_prompt = False
-
-    def _video(self, rows: list[int], targets: SceneTargets, generator: torch.Generator) -> Tensor:
-        """Video tokens [B, V, H] as the language model reads them."""
-        raise TypeError(f"{type(self).__name__} says nothing about its video tokens")
 
     def _read(self, video: Tensor, ids: Tensor, mask: Tensor) -> ConverterOutput:
         text = self.converter.llm.get_input_embeddings()(ids)
-        return self.converter.read(torch.cat([video, text], dim=1), ids.shape[1], mask)
+        with plain_attention(video.device):
+            return self.converter.read(torch.cat([video, text], dim=1), ids.shape[1], mask)
 
     def _losses(
-        self, scenes: list[Scene], rows: list[int], targets: SceneTargets, generator: torch.Generator
+        self, scenes: Sequence[Scene], video: Tensor, targets: SceneTargets, generator: torch.Generator
     ) -> dict[str, Tensor]:
+        """video: the clips' tokens [B, V, H] as the language model reads them."""
         device = self.converter.video_proj.weight.device
         config = self.converter.config
-        video = self._video(rows, targets, generator)
         texts = [
             encode_example(self.tokenizer, instruction(generator), caption(scene, generator), config)
             for scene in scenes
@@ -175,14 +176,11 @@ class LanguageStage(_CaptionStage):
     def modules(self) -> dict[str, nn.Module]:
         return {"converter": self.converter, "concepts": self.concepts, "heads": self.heads}
 
-    def _video(self, rows: list[int], targets: SceneTargets, generator: torch.Generator) -> Tensor:
-        return self.concepts(targets, generator)
-
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
         scenes = [self.scenes[row] for row in rows]
         targets = scene_targets(scenes, self.timing).of(range(len(scenes)), self.device)
-        return self._losses(scenes, rows, targets, generator)
+        return self._losses(scenes, self.concepts(targets, generator), targets, generator)
 
 
 class ConverterStage(_CaptionStage):
@@ -211,6 +209,7 @@ class ConverterStage(_CaptionStage):
         self.options, self.batch, self.learn = options, batch, learn
         self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
         self.targets = scene_targets(scenes, timing)
+        self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
 
     def modules(self) -> dict[str, nn.Module]:
         return {"converter": self.converter, "heads": self.heads}
@@ -221,12 +220,28 @@ class ConverterStage(_CaptionStage):
         self.heads.requires_grad_(True)
         return super().trainable()
 
-    def _video(self, rows: list[int], targets: SceneTargets, generator: torch.Generator) -> Tensor:
-        device = self.converter.video_proj.weight.device
-        features = self.features[rows].to(device).float()
-        return self.converter.embed_video(features) * self.converter.video_scale
+    def _clip(self, row: int, generator: torch.Generator) -> tuple[Scene, Tensor, Tensor]:
+        """A clip, often turned in time or cut to another: its scene, and per video token the row and the token that it is
+        taken from, int64 [V] each."""
+        tokens = self.timing.video_tokens
+        rows, order = torch.full((tokens,), row), torch.arange(tokens)
+        scene, share = self.scenes[row], float(torch.rand((), generator=generator))
+        if scene.layout == "single" and share < CUT_SHARE:
+            other = self.singles[draw(generator, len(self.singles))]
+            cut = draw_cut(self.timing, generator)
+            rows[cut:] = other
+            return cut_scenes(scene, self.scenes[other], cut / float(self.timing.video_token_rate)), rows, order
+        if scene.layout != "two_scenes" and share > 0.5:
+            order = order.roll(draw(generator, tokens))
+        return scene, rows, order
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        rows = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
-        targets = self.targets.of(rows, self.converter.video_proj.weight.device)
-        return self._losses([self.scenes[row] for row in rows], rows, targets, generator)
+        device = self.converter.video_proj.weight.device
+        chosen = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
+        clips = [self._clip(row, generator) for row in chosen]
+        rows, order = (torch.stack(parts) for parts in list(zip(*clips, strict=True))[1:])
+        stacked = self.features.unflatten(1, (self.timing.video_tokens, -1))  # [N, V, stack, D]
+        features = stacked[rows, order].flatten(1, 2).to(device).float()
+        video = self.converter.embed_video(features) * self.converter.video_scale
+        targets = self.targets.of_tokens(rows, order, device)
+        return self._losses([scene for scene, _, _ in clips], video, targets, generator)

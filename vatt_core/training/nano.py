@@ -110,6 +110,7 @@ def nano_config() -> ModelConfig:
             visual_positions=128,
             token_order="aligned",
             video_to_audio=True,
+            video_place_rank=48,
             dropout=0.0,
         ),
         codec=CodecConfig(
@@ -152,8 +153,8 @@ class Recipe:
     codes: int = 900
     decoder: int = 5000
     encoder: int = 3200
-    vision: int = 5000
-    language: int = 600
+    vision: int = 4400
+    language: int = 1600
     converter_projection: int = 250
     converter_lora: int = 2900
     audio_instructions: int = 120
@@ -301,7 +302,7 @@ class NanoTraining:
 
     def run_vision(self) -> None:
         tower = self.vision_tower()
-        options = self._options("vision", 1.5e-3, ema_decay=0.995)
+        options = self._options("vision", 1.5e-3, ema_decay=0.995, mixed_precision=True)
         self._run_stage(VisionStage(self.clips.frames, self.clips.scenes, self.timing, tower, options))
         save_part(self.model_folder, "vision", tower)
 
@@ -441,7 +442,7 @@ def main() -> None:
     parser.add_argument("--stages", default=None, help=f"comma-separated, of {', '.join(STAGES)}")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     stages = tuple(arguments.stages.split(",")) if arguments.stages else None
     train_nano(arguments.folder, stages=stages, device=arguments.device, report=print_progress)
 
