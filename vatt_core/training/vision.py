@@ -181,7 +181,7 @@ class VisionStage(TrainingStage):
         self.heads = SceneHeads(timing, tower.feature_dim).to(tower.mean.device)
         for module in tower.modules():
             if isinstance(module, nn.Conv2d):
-                module.forward = in_full_precision(module.forward)
+                module.forward = in_full_precision(module.forward)  # type: ignore[method-assign]
 
     def modules(self) -> dict[str, nn.Module]:
         return {"tower": self.tower, "heads": self.heads}
