@@ -15,6 +15,7 @@ from vatt_core.errors import BadRequest, NotFound
 from vatt_core.weights.fingerprint import CONFIG_FILE
 
 _HERE = Path(__file__).parent
+_SHIPPED = str(_HERE / "models.toml")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def downloads_folder() -> Path:
 
 
 def _known() -> dict[str, dict[str, dict[str, Any]]]:
-    return _read(os.environ.get("VATT_REGISTRY") or str(_HERE / "models.toml"))
+    return _read(os.environ.get("VATT_REGISTRY") or _SHIPPED)
 
 
 @lru_cache(maxsize=4)
@@ -143,29 +144,32 @@ def list_models() -> list[ModelEntry]:
     models = _known()["models"]
     known = [_entry(name, values) for name, values in models.items()]
     own = sorted(path.parent for path in models_folder().glob(f"*/{CONFIG_FILE}") if path.parent.name not in models)
-    return known + [
-        ModelEntry(
-            name=folder.name,
-            title="a model of yours",
-            licence="your own",
-            embedded=False,
-            parts=(),
-            folder=folder,
-            installed=True,
-        )
-        for folder in own
-        if not folder.name.startswith(".")  # of an import that is under way
-    ]
+    return known + [_own(folder) for folder in own if not folder.name.startswith(".")]  # those are imports under way
+
+
+def _own(folder: Path) -> ModelEntry:
+    return ModelEntry(
+        name=folder.name,
+        title="a model of yours",
+        licence="your own",
+        embedded=False,
+        parts=(),
+        folder=folder,
+        installed=True,
+    )
 
 
 def find_entry(name: str) -> ModelEntry:
-    """A model by its name, installed or not. Raises NotFound with the known names."""
-    models = list_models()
-    entry = next((entry for entry in models if entry.name == name), None)
-    if entry is None:
-        known = ", ".join(entry.name for entry in models)
-        raise NotFound(f"there is no model named {name!r}; known are {known}", name=name)
-    return entry
+    """A model by its name, installed or not. Looks at that one alone: each submission asks. Raises NotFound with the
+    known names."""
+    values = _known()["models"].get(name)
+    if values is not None:
+        return _entry(name, values)
+    folder = models_folder() / name
+    if name == folder.name and not name.startswith(".") and (folder / CONFIG_FILE).is_file():
+        return _own(folder)
+    known = ", ".join(entry.name for entry in list_models())
+    raise NotFound(f"There is no model {name!r}. There are: {known}.", name=name)
 
 
 def find_model(name: str | Path) -> Path:
