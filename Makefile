@@ -44,7 +44,7 @@ test-browser: $(READY)
 	$(BIN)/python -m pytest -q -m browser
 
 # Real Blenders as Python modules, each in an environment of its own (about 1 GB): 4.2 to 5.0 are built for Python 3.11,
-# 5.1 and 5.2 for Python 3.13.
+# 5.1 and 5.2 for Python 3.13. Their wheels (about 370 MB) are kept: what was fetched once is not fetched again.
 PYTHON311 ?= python3.11
 PYTHON313 ?= python3.13
 BLENDERS := 4.2 4.5 5.0 5.1 5.2
@@ -54,11 +54,21 @@ BLENDER_5.0 := 5.0.1
 BLENDER_5.1 := 5.1.2
 BLENDER_5.2 := 5.2.3
 EDITORS := build/editors
+EDITOR_PYTHON = $(if $(filter 5.1 5.2,$*),$(PYTHON313),$(PYTHON311))
+EDITOR_WHEEL = $(EDITORS)/wheels/bpy-$(BLENDER_$*)-*.whl
 
 $(EDITORS)/%/.ready: constraints.txt
-	$(if $(filter 5.1 5.2,$*),$(PYTHON313),$(PYTHON311)) -m venv $(@D)
+	@$(EDITOR_PYTHON) -c 'import venv' || \
+	  { echo "Blender $* needs $(EDITOR_PYTHON); name another with: make PYTHON311=/path/to/it PYTHON313=/path/to/it"; exit 1; }
+	$(EDITOR_PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pyzmq msgpack
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check bpy==$(BLENDER_$*)
+	@mkdir -p $(EDITORS)/wheels
+	@ls $(EDITOR_WHEEL) > /dev/null 2>&1 || \
+	  { echo "Fetching Blender $(BLENDER_$*), about 370 MB"; \
+	    $(@D)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	      --dest $(@D)/fetched bpy==$(BLENDER_$*) && mv $(@D)/fetched/*.whl $(EDITORS)/wheels; } || \
+	  { echo "Blender could not be fetched: pip found no wheel bpy==$(BLENDER_$*) or no network. Put it into $(EDITORS)/wheels, or try again."; exit 1; }
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(EDITOR_WHEEL)
 	@touch $@
 
 # The Blender extension, one zip for each platform, in dist/.

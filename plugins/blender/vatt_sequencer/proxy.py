@@ -97,32 +97,37 @@ def scene_name(render: ProxyRender) -> str:
     return render._scene
 
 
-def _inputs(strip: Any) -> set[str]:
-    """Names of the strips that an effect reads, and what these read."""
+def _shown_through(strip: Any, beside: list[Any]) -> set[str]:
+    """Names of the strips that a strip shows: an effect's inputs and what these show; under an adjustment, what lies lower
+    down; for a multicam selector, its channel. `beside`: the strips of the same meta strip or editor, itself included."""
+    others = [getattr(strip, name, None) for name in ("input_1", "input_2", "input_3")]
+    if strip.type == "ADJUSTMENT":
+        others += [other for other in beside if other.channel < strip.channel]
+    elif strip.type == "MULTICAM":
+        others += [other for other in beside if other.channel == strip.multicam_source]
     found: set[str] = set()
-    for attribute in ("input_1", "input_2", "input_3"):
-        other = getattr(strip, attribute, None)
+    for other in others:
         if other is not None:
-            found |= {other.name} | _inputs(other)
+            found |= {other.name} | _shown_through(other, beside)
     return found
 
 
 def _show_only(scene: Any, name: str) -> None:
-    """Mute all but the strip, the strips it reads and the meta strips around it."""
+    """Mute all but the strip, the strips that it shows and the meta strips around it."""
     strip = next((item for item in compat.all_strips(scene) if item.name == name), None)
     if strip is None:
         raise ProxyFailed(f"'{name}' is not in the copy of its scene.")
-    inputs = _inputs(strip)
     while strip is not None:
         holder = compat.holder_of(scene, strip)
-        for other in compat.strips_of(holder):
+        beside = list(compat.strips_of(holder))
+        through = _shown_through(strip, beside)
+        for other in beside:
             if other.name == strip.name:
                 other.mute = False
-            elif other.name not in inputs:
+            elif other.name not in through:
                 other.mute = True
-        for channel in holder.channels:
-            channel.mute = False
-        strip, inputs = strip.parent_meta(), set()
+        holder.channels[strip.channel].mute = False
+        strip = strip.parent_meta()
 
 
 def _small_jpegs(scene: Any, path: Path) -> tuple[int, int]:
