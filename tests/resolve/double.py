@@ -3,7 +3,9 @@
 It knows documented names alone, takes positional arguments alone, answers None for an unknown attribute while claiming to
 have it, raises for what is documented and not modelled, and has the traps: `recordFrame` is absolute, `endFrame` is
 exclusive from 21 on and inclusive before, a fractional frame makes the whole batch fail, what overlaps or lies on a locked
-track is dropped without a word, imports go to the current bin. It proves nothing about the real Resolve.
+track is dropped without a word, imports go to the current bin, frames of markers come back as floats, the render mode of
+single clips makes a file of each, and 'Export Video', once off, stays off until a preset is loaded. It proves nothing about
+the real Resolve.
 """
 
 from __future__ import annotations
@@ -151,7 +153,9 @@ class Timeline(Bridge):
         return int(self._first)
 
     def GetSetting(self, name: str, /) -> str:
-        return str(self._rate) if name == "timelineFrameRate" else ""
+        known = {"timelineFrameRate": str(self._rate), "timelineResolutionWidth": "3840",
+                 "timelineResolutionHeight": "2160"}  # fmt: skip
+        return known.get(name, "")
 
     def GetSelectedClips(self, /) -> list[TimelineItem]:
         return list(self._selected)
@@ -199,11 +203,12 @@ class Timeline(Bridge):
     def AddMarker(self, frame: int, colour: str, name: str, note: str, duration: int, data: str = "", /) -> bool:
         if frame in self._markers or not isinstance(frame, int) or frame < 0:
             return False
-        self._markers[frame] = {"color": colour, "name": name, "note": note, "duration": duration, "customData": data}
+        about = {"color": colour, "name": name, "note": note, "duration": float(duration), "customData": data}
+        self._markers[frame] = about
         return True
 
-    def GetMarkers(self, /) -> dict[int, dict[str, Any]]:
-        return dict(self._markers)
+    def GetMarkers(self, /) -> dict[float, dict[str, Any]]:
+        return {float(frame): dict(about) for frame, about in self._markers.items()}
 
 
 def _track(name: str) -> dict[str, Any]:
@@ -284,7 +289,13 @@ class Project(Bridge):
         self._timeline: Timeline | None = None
         self._pool = MediaPool(self, lambda path: Path(path).is_file())
         self._format = {"format": "mov", "codec": "ProRes422"}
-        self._settings: dict[str, Any] = {}
+        self._mode = 0
+        # As after a rendering of sound alone.
+        self._settings: dict[str, Any] = {"ExportVideo": False, "TargetDir": "/films", "CustomName": "final"}
+        self._presets: dict[str, tuple[dict[str, str], int, dict[str, Any]]] = {
+            "H.264 Master": ({"format": "mov", "codec": "H264"}, 1, {"ExportVideo": True})
+        }
+        self._keeps_presets = True
         self._render_jobs: dict[str, dict[str, Any]] = {}
         self._rendering_fails = ""
         self._rendered: list[dict[str, Any]] = []
@@ -310,13 +321,41 @@ class Project(Bridge):
         self._format = {"format": form, "codec": codec}
         return True
 
+    def _deliver_page(self) -> Any:
+        """Everything that is set there, and the presets."""
+        return dict(self._format), self._mode, dict(self._settings), sorted(self._presets)
+
+    def GetCurrentRenderMode(self, /) -> int:
+        return self._mode
+
+    def SetCurrentRenderMode(self, mode: int, /) -> bool:
+        self._mode = mode
+        return True
+
+    def SaveAsNewRenderPreset(self, name: str, /) -> bool:
+        if name in self._presets or not self._keeps_presets:
+            return False
+        self._presets[name] = (dict(self._format), self._mode, dict(self._settings))
+        return True
+
+    def LoadRenderPreset(self, name: str, /) -> bool:
+        if name not in self._presets:
+            return False
+        form, self._mode, settings = self._presets[name]
+        self._format, self._settings = dict(form), dict(settings)
+        return True
+
+    def DeleteRenderPreset(self, name: str, /) -> bool:
+        return self._presets.pop(name, None) is not None
+
     def SetRenderSettings(self, settings: dict[str, Any], /) -> bool:
-        self._settings = dict(settings)
+        shown = self._settings.get("ExportVideo", True) and settings.get("ExportVideo", True)
+        self._settings = {**self._settings, **settings, "ExportVideo": shown}
         return True
 
     def AddRenderJob(self, /) -> str:
         identity = f"render-{next(_ids)}"
-        self._render_jobs[identity] = dict(self._settings)
+        self._render_jobs[identity] = {**self._settings, "mode": self._mode}
         return identity
 
     def StartRendering(self, jobs: list[str], interactive: bool = False, /) -> bool:
@@ -327,8 +366,9 @@ class Project(Bridge):
             self._timeline._marks = {"video": {"in": settings["MarkIn"], "out": settings["MarkOut"]}}
             self._rendered.append(settings)
             if not self._rendering_fails:
-                path = Path(settings["TargetDir"]) / f"{settings['CustomName']}.{self._format['format']}"
-                self._write(path, settings)
+                name = settings["CustomName"] if settings["mode"] == 1 else "A001_C002"
+                suffix = self._format["format"] if settings["ExportVideo"] else "wav"
+                self._write(Path(settings["TargetDir"]) / f"{name}.{suffix}", settings)
         return True
 
     def GetRenderJobStatus(self, job: str, /) -> dict[str, Any]:

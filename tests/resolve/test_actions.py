@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import sys
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,51 +13,8 @@ import pytest
 import vatt_resolve
 from vatt_resolve import actions, selftest, selftest_entry
 
-from tests.resolve.double import (
-    STUDIO_21_1,
-    WITH_PYTHON,
-    MediaPoolItem,
-    Profile,
-    Project,
-    Resolve,
-    Timeline,
-    TimelineItem,
-)
-from tests.watch.conftest import Watched
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Watched]:
-    found = Watched(tmp_path)
-    found.start()
-    yield found
-    found.close()
-
-
-def settings(home: Any, tmp_path: Path, **more: Any) -> dict[str, Any]:
-    """What the installer leaves for the scripts."""
-    file = Path(home.environment["VATT_HOME"]) / "config" / "resolve.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"output": str(tmp_path / "takes"), "takes": 2, "model": "nano"} | more))
-    names = ("VATT_HOME", "PYTHONPATH", "VATT_WORKER_PIPELINE", "VATT_TEST_RUNS")
-    return {
-        "command": [sys.executable, "-m", "vatt_daemon.cli"],
-        "environment": {name: home.environment[name] for name in names},
-        "proxies": str(tmp_path / "proxies"),
-    }
-
-
-def film(home: Any, profile: Profile = STUDIO_21_1) -> tuple[Resolve, Project, Timeline]:
-    """A plain clip, used twice, and a title above which nothing else lies."""
-    project = Project(profile, name="A/film: 1")
-    project._timeline = timeline = Timeline(profile, rate="24", first=86_400)
-    media = MediaPoolItem(str(home.write("clip.mp4", "a clip")))
-    plain = timeline._add(TimelineItem(media, 86_400, 86_448))
-    again = timeline._add(TimelineItem(media, 86_500, 86_524, left=12))
-    title = timeline._add(TimelineItem(None, 86_600, 86_624, name="Title"))
-    timeline._selected, timeline._current = [plain, again, title], plain
-    project._write = lambda path, settings: path.write_text("rendered") and None
-    return Resolve(profile, project), project, timeline
+from tests.resolve.double import STUDIO_21_1, WITH_PYTHON, Profile, Project, Resolve
+from tests.resolve.timelines import film, installed, sounds_of
 
 
 @pytest.mark.parametrize("profile", WITH_PYTHON, ids=lambda profile: profile.name)
@@ -67,12 +22,9 @@ def test_generate_puts_takes_under_every_selected_clip(
     home: Any, tmp_path: Path, profile: Profile, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resolve, project, timeline = film(home, profile)
-    assert actions.main("generate", resolve, settings(home, tmp_path), ["--no-window"]), capsys.readouterr()
-    tracks = {
-        track["name"]: [(item._start, item._end) for item in track["items"]] for track in timeline._tracks["audio"]
-    }
+    assert actions.main("generate", resolve, installed(home, tmp_path), ["--no-window"]), capsys.readouterr()
     clips = [(86_400, 86_448), (86_500, 86_524), (86_600, 86_624)] if profile.selected_clips else [(86_400, 86_448)]
-    assert tracks == {"Audio 1": [], "VATT": clips, "VATT 2": clips}
+    assert sounds_of(timeline) == {"Audio 1": [], "VATT": clips, "VATT 2": clips}
     with home.client() as client:
         jobs = {job.id: client.get(job.id).request for job in client.list()}
     assert len(jobs) == len(clips)
@@ -91,7 +43,7 @@ def test_another_take_has_the_prompt_of_the_marker(home: Any, tmp_path: Path) ->
     timeline._selected = timeline._selected[:1]
     timeline._markers[3] = {"customData": json.dumps({"vatt": 1, "job": "old", "caption": "a bell"})}
     timeline._markers[5] = {"customData": "somebody else's"}
-    assert actions.main("another", resolve, settings(home, tmp_path), ["--no-window"])
+    assert actions.main("another", resolve, installed(home, tmp_path), ["--no-window"])
     with home.client() as client:
         request = client.get(client.list()[0].id).request
     assert request is not None and request["prompt"] == "a bell"
@@ -102,7 +54,7 @@ def test_captions_are_told_in_the_console_and_problems_too(
 ) -> None:
     resolve, _, timeline = film(home)
     timeline._selected = timeline._selected[:1]
-    found = settings(home, tmp_path)
+    found = installed(home, tmp_path)
     assert actions.main("suggest", resolve, found, ["--no-window"])
     assert "a clip 0" in capsys.readouterr().out
     home.write("clip.mp4", "broken")
@@ -169,50 +121,3 @@ def test_what_runs_in_resolve_is_python_3_8_and_the_standard_library() -> None:
             for module in modules:
                 first, _, rest = module.partition(".")
                 assert first in sys.stdlib_module_names or (first == "vatt_resolve" and rest in _IN_RESOLVE), module
-
-
-@pytest.mark.skipif(not os.environ.get("DISPLAY"), reason="needs a screen (run under xvfb-run)")
-def test_the_window_suggests_generates_and_cancels(home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-    import time
-
-    from vatt_resolve.panel import Conversation, PanelSettings, Work
-    from vatt_resolve.window import Window
-
-    clip = {"clip": 0, "name": "clip.mp4", "path": str(home.write("clip.mp4", "a clip")), "start": "0", "end": "2",
-            "frames": 48, "rendered": None, "made": {}}  # fmt: skip
-    answer = json.dumps({"type": "placed", "placed": [{"track": "VATT"}], "problems": []}) + "\n"
-    outgoing = io.StringIO()
-    work = Work(home.client, PanelSettings(output=str(tmp_path / "takes")), "film")
-    window = Window(
-        {"action": "generate", "clips": [clip]}, Conversation(io.StringIO(answer), outgoing), work, tmp_path / "s"
-    )
-
-    def turn(until: Any) -> None:
-        end = time.monotonic() + 30
-        while not until():
-            assert time.monotonic() < end, window.message.get()
-            window.root.update()
-            time.sleep(0.02)
-
-    try:
-        window.suggest()
-        turn(lambda: window.captions.size() == 3)
-        turn(lambda: not window._busy)
-        window.captions.selection_set(1)
-        window.captions.event_generate("<<ListboxSelect>>")
-        turn(lambda: window.prompt.get() == "a clip 1")
-        window.generate()
-        turn(lambda: not window._busy)
-        order = json.loads(outgoing.getvalue())
-        assert order["type"] == "place" and Path(order["takes"][0]["wav"]).is_file()
-        assert order["takes"][0]["caption"] == "a clip 1"
-        assert "VATT" in window.message.get()
-        home.write("clip.mp4", "slow one")
-        window.generate()
-        turn(lambda: len(home.executions("sound")) == 2)
-        window.cancel()
-        turn(lambda: not window._busy)
-        assert len(outgoing.getvalue().splitlines()) == 1
-    finally:
-        window.root.destroy()

@@ -14,24 +14,15 @@ from vatt_resolve.api import ResolveProblem
 from tests.resolve.double import (
     FREE_21_1,
     STUDIO_20,
-    STUDIO_21_1,
     WITH_PYTHON,
     MediaPoolItem,
     Profile,
     Project,
     Resolve,
-    Timeline,
     TimelineItem,
     scriptapp,
 )
-
-
-def build(
-    profile: Profile = STUDIO_21_1, *, rate: str = "24", first: int = 86_400
-) -> tuple[Resolve, Project, Timeline]:
-    project = Project(profile, rate=rate, first=first)
-    project._timeline = timeline = Timeline(profile, rate=rate, first=first)
-    return Resolve(profile, project), project, timeline
+from tests.resolve.timelines import build, sounds_of
 
 
 @pytest.fixture
@@ -120,32 +111,44 @@ def test_what_a_file_does_not_show_is_rendered(
     pool_item = None if media is None else MediaPoolItem("/clips/a.mov", **media)
     timeline._current = timeline._add(TimelineItem(pool_item, 86_400, 86_448, **item))
     timeline._marks = {"video": {"in": 5, "out": 9}}
+    deliver = project._deliver_page()
     session = selection.open_session(resolve)
     target = selection.targets(session)[0]
     source, why = selection.own_source(session, target)
     assert source is None and why
     made = rendering.render(session, target, str(tmp_path / "proxies"), why=why)
     assert Path(made.path).is_file() and (made.start, made.end) == (0, 2) and made.why_rendered == why
+    assert Path(made.path).suffix == ".mp4"
     settings = project._rendered[0]
     assert (settings["MarkIn"], settings["MarkOut"], settings["SelectAllFrames"]) == (86_400, 86_447, False)
-    # Page, marks, format and queue are as before.
+    assert (settings["FormatWidth"], settings["FormatHeight"]) == (640, 360)
+    # Page, marks, queue and the Deliver page are as before.
     assert resolve._page == "edit" and timeline._marks == {"video": {"in": 5, "out": 9}}
-    assert project._format == {"format": "mov", "codec": "ProRes422"} and project._render_jobs == {}
+    assert project._deliver_page() == deliver and project._render_jobs == {}
 
 
 def test_a_rendering_that_fails_is_told_and_leaves_everything_as_it_was(tmp_path: Path) -> None:
     resolve, project, timeline = build()
     timeline._current = timeline._add(TimelineItem(None, 86_400, 86_448))
     project._rendering_fails = "no licence for this codec"
+    deliver = project._deliver_page()
     session = selection.open_session(resolve)
     with pytest.raises(ResolveProblem, match="licence"):
         rendering.render(session, selection.targets(session)[0], str(tmp_path), why="a title")
     assert resolve._page == "edit" and timeline._marks == {} and project._render_jobs == {}
+    assert project._deliver_page() == deliver
 
 
-def placed_items(timeline: Timeline, name: str) -> list[tuple[int, int]]:
-    track = next(track for track in timeline._tracks["audio"] if track["name"] == name)
-    return [(item._start, item._end) for item in track["items"]]
+def test_where_no_preset_can_be_kept_the_size_that_is_set_stays_as_it_is(tmp_path: Path) -> None:
+    resolve, project, timeline = build()
+    timeline._current = timeline._add(TimelineItem(None, 86_400, 86_448))
+    project._keeps_presets = False
+    project._settings = {"FormatWidth": 3840}
+    session = selection.open_session(resolve)
+    made = rendering.render(session, selection.targets(session)[0], str(tmp_path), why="a title")
+    assert Path(made.path).is_file()
+    assert project._settings["FormatWidth"] == 3840 and "FormatHeight" not in project._settings
+    assert (project._format["codec"], project._mode) == ("ProRes422", 0)
 
 
 def test_sounds_get_tracks_of_their_own_of_exact_length_with_a_marker(
@@ -165,8 +168,8 @@ def test_sounds_get_tracks_of_their_own_of_exact_length_with_a_marker(
         found = placement.place(session, target, file, about={"job": f"job-{number}", "caption": "rain"})
         name = "VATT" if number == 1 else f"VATT {number}"
         assert (found.track, found.start, found.frames, found.marked) == (name, 86_400, 48, True)
-        assert placed_items(timeline, name) == [(86_400, 86_448)]
-    assert placed_items(timeline, "Audio 1") == [(86_400, 90_000)]
+        assert sounds_of(timeline)[name] == [(86_400, 86_448)]
+    assert sounds_of(timeline)["Audio 1"] == [(86_400, 90_000)]
     assert timeline._tracks["audio"][1]["layout"] == "mono"
     assert project._pool._current is bin_before
     assert [folder._name for folder in project._pool._root._folders] == ["VATT"]
@@ -193,7 +196,7 @@ def test_a_version_that_counts_the_end_otherwise_is_corrected_by_what_is_read_ba
             resolve, _, timeline = build(odd)
             session = selection.open_session(resolve)
             found = placement.place(session, selection.Target("a", 86_400, 86_448), wav, about={})
-            assert found.frames == 48 and placed_items(timeline, "VATT") == [(86_400, 86_448)]
+            assert found.frames == 48 and sounds_of(timeline)["VATT"] == [(86_400, 86_448)]
 
 
 def test_a_silent_refusal_is_told(wav: str) -> None:

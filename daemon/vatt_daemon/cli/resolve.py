@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from vatt_client import Client, errors
@@ -13,6 +14,9 @@ from vatt_client import Client, errors
 from vatt_core.errors import VattError
 from vatt_daemon import launch
 from vatt_daemon.settings import folders
+
+if TYPE_CHECKING:
+    from vatt_resolve.desk import Desk
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="The other end of the scripts in DaVinci Resolve."
@@ -36,33 +40,58 @@ def _connect() -> Client:
 @app.command()
 def panel(
     window: Annotated[bool, typer.Option(" /--no-window", help="Carry the order out without asking.")] = True,
+    in_browser: Annotated[
+        bool, typer.Option("--in-browser", help="A page in the browser, also where a window could be shown.")
+    ] = False,
 ) -> None:
-    """Started by the scripts in Resolve: reads what is selected from standard input, answers on standard output."""
+    """Started by the scripts in Resolve: reads what is selected from standard input, answers on standard output.
+
+    It shows a window (Tk), a page in the browser where Python has no Tk, and nothing where there is no screen.
+    """
+    from vatt_resolve.desk import Desk
     from vatt_resolve.panel import Conversation, PanelSettings, Work, run_without_window
 
-    # Libraries print: what goes to the script is ours alone.
-    talk = Conversation(sys.stdin, sys.stdout)
-    sys.stdout = sys.stderr
+    talk = Conversation(sys.stdin, _own_output())
     file = folders().config / "resolve.json"
     try:
         opening = talk.read()
         work = Work(_connect, PanelSettings.load(file), str(opening.get("project") or "project"))
+        desk = Desk(opening, talk, work, file)
+        if window and _show(desk, in_browser=in_browser):
+            desk.close()
+            return
         if window:
-            try:
-                from vatt_resolve.window import show
-            except ImportError:
-                talk.say(type="say", message="This Python has no Tk: going on without a window.")
-            else:
-                import tkinter
-
-                try:
-                    show(opening, talk, work, file)
-                    return
-                except tkinter.TclError as error:
-                    talk.say(type="say", message=f"No window can be shown ({error}): going on without.")
+            talk.say(type="say", message="There is neither a screen for a window nor a browser: going on without.")
         run_without_window(opening, talk, work)
     except (EOFError, BrokenPipeError):
         return  # the script has ended
+
+
+def _own_output() -> TextIO:
+    """Standard output, for the script alone: what libraries and browsers print goes to standard error."""
+    sys.stdout.flush()
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return output
+
+
+def _show(desk: Desk, *, in_browser: bool) -> bool:
+    """Show a desk until the user closes it. False: nothing here can show it."""
+    from vatt_resolve import page
+
+    if not in_browser:
+        try:
+            import tkinter
+
+            from vatt_resolve import window
+        except ImportError:
+            return page.show(desk)
+        try:
+            window.show(desk)
+            return True
+        except tkinter.TclError:
+            pass  # no screen; a browser may still have one, on macOS for instance
+    return page.show(desk)
 
 
 @app.command()
