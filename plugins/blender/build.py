@@ -76,7 +76,8 @@ def version() -> str:
 def client_wheel(folder: Path) -> Path:
     """The thin client as a wheel (PEP 427), the same bytes for the same source."""
     info = f"vatt_client-{version()}.dist-info"
-    files = {f"vatt_client/{path.name}": path.read_bytes() for path in sorted(CLIENT.iterdir()) if path.is_file()}
+    sources = (path for path in sorted(CLIENT.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    files = {path.relative_to(CLIENT.parent).as_posix(): path.read_bytes() for path in sources}
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: vatt_client\nVersion: {version()}\n".encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: vatt\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     record = ""

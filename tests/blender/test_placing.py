@@ -76,6 +76,7 @@ def test_strip_is_found_again() -> None:
     assert targets.find(wanted, [duplicate, original]) == 1
     assert targets.find(wanted, [other, undone]) == 1
     assert targets.find(wanted, [other, namesake]) is None
+    assert targets.find(wanted, [targets.Candidate("", "Scene", "film", "/film.mp4", "/another.blend")]) is None
 
 
 def record(take: int = 0, offset: int = 0, length: int = 100, **more: object) -> Record:

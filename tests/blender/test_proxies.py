@@ -43,6 +43,7 @@ def test_proxies_show_the_strip(blender: Any, numbered: Callable[[str], Path], t
         "proxies.py", tmp_path, film=str(numbered("24")), images=str(images), pictures=str(tmp_path / "pictures")
     )
     assert ("retimed" in results) == (blender.version >= (5, 1))
+    assert ("composed" in results) == (blender.version >= (5, 2))
     wrong = {}
     for name, entry in results.items():
         shown = pictures(entry)

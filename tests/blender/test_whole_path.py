@@ -47,6 +47,7 @@ def test_takes_lie_under_the_strip_to_the_frame(placed: Any) -> None:
         record = sound["record"]
         wave = read_wave(record["wav"], sample_rate=48_000)
         assert wave.shape[-1] == round(Fraction(last - first, 24) * 48_000)
+        assert sound["name"].startswith(record["caption"][:50])
         assert record["caption"] == placed["prompt"] == record["request"]["prompt"]
         assert record["request"]["negative_prompt"] == "music" and record["model"] == "nano"
     one, two = placed["two"]
@@ -100,3 +101,28 @@ def test_cancelled(placed: Any) -> None:
 def test_file_that_was_closed_meanwhile_gets_its_sound_and_knows_the_old_ones(placed: Any) -> None:
     assert placed["adopted"]
     assert placed["reopened"] == {"kept": True, "new": True, "pending": False, "prompt": placed["prompt"]}
+
+
+def test_take_is_made_again_from_what_its_strip_kept(placed: Any) -> None:
+    first, again = placed["remade"]
+    assert first != again
+    assert np.array_equal(*(read_wave(path, sample_rate=48_000) for path in (first, again)))
+
+
+def test_each_of_several_strips_gets_its_own_sound(placed: Any) -> None:
+    assert placed["both"] == ["DONE", "DONE"]
+    for picture, *sounds in placed["pairs"]:
+        ((channel, *place),) = sounds
+        assert place == picture[1:] and channel > picture[0], "above, as preferred"
+
+
+def test_sound_that_was_placed_but_not_saved_comes_again(placed: Any) -> None:
+    assert placed["unsaved"] == 1
+
+
+def test_another_file_is_left_alone(placed: Any) -> None:
+    assert placed["elsewhere"] == ["HOMELESS", 1]
+
+
+def test_main_thread_never_waits_for_the_daemon(answer: Any) -> None:
+    assert answer.get("waits", []) == []

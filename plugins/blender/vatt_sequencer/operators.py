@@ -157,6 +157,10 @@ class VATT_OT_use_caption(bpy.types.Operator):
     text: StringProperty(options={"HIDDEN"})  # type: ignore[valid-type]
 
     @classmethod
+    def description(cls, _context: Any, properties: Any) -> str:
+        return f"Take this caption as the prompt: {properties.text}"
+
+    @classmethod
     def poll(cls, context: Any) -> bool:
         scene = compat.edited_scene(context)
         return reading.picture_strip(scene, compat.active_strip(scene)) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import bpy
@@ -25,11 +26,12 @@ class VATT_PT_sequencer(bpy.types.Panel):
         layout = self.layout
         session = runtime.session()
         if session is None:
-            _lines(layout, runtime.problem(), icon="ERROR")
+            _lines(layout, runtime.problem(), _room(context), icon="ERROR")
             return
-        _daemon(layout, session)
+        room = _room(context)
+        _daemon(layout, session, room)
         if session.problem:
-            _lines(layout, session.problem, icon="ERROR")
+            _lines(layout, session.problem, room, icon="ERROR")
         scene = compat.edited_scene(context)
         strip = reading.picture_strip(scene, compat.active_strip(scene)) if scene else None
         if strip is None:
@@ -38,7 +40,7 @@ class VATT_PT_sequencer(bpy.types.Panel):
                 _job(layout, job, named=True)
             return
         layout.label(text=strip.name, icon="SEQUENCE")
-        _prompt(layout, strip)
+        _prompt(layout, strip, room)
         _settings(layout, scene)
         row = layout.row(align=True)
         row.scale_y = 1.3
@@ -47,29 +49,38 @@ class VATT_PT_sequencer(bpy.types.Panel):
         row.operator("vatt.another_take")
         row.operator("vatt.regenerate_range")
         uid = str(strip.get(reading.UID, ""))
-        _jobs(layout, session, uid)
+        _jobs(layout, session, uid, room)
         _takes(layout, scene, uid)
 
 
-def _daemon(layout: Any, session: Any) -> None:
+def _daemon(layout: Any, session: Any, room: int) -> None:
     row = layout.row()
     if session.daemon.running:
         row.label(text="Daemon runs", icon="CHECKMARK")
         return
-    _lines(layout, session.daemon.text, icon="UNLINKED")
+    _lines(layout, session.daemon.text, room, icon="UNLINKED")
     layout.operator("vatt.start_daemon", icon="PLAY")
 
 
-def _prompt(layout: Any, strip: Any) -> None:
+def _prompt(layout: Any, strip: Any, room: int) -> None:
     settings = strip.vatt_settings
     column = layout.column(align=True)
     column.operator("vatt.suggest", icon="OUTLINER_DATA_SPEAKER")
     for text in properties.captions_of(strip):
-        icon = "RADIOBUT_ON" if text == settings.prompt else "RADIOBUT_OFF"
-        column.operator("vatt.use_caption", text=text, icon=icon).text = text
+        _caption(column.box().column(align=True), text, room, chosen=text == settings.prompt)
     column = layout.column(align=True)
     column.prop(settings, "prompt", text="", icon="GREASEPENCIL", placeholder="Prompt: empty for the best caption")
     column.prop(settings, "negative_prompt", text="", icon="X", placeholder="Not to be heard")
+
+
+def _caption(layout: Any, text: str, room: int, *, chosen: bool) -> None:
+    """The whole caption, in as many lines as it needs; a click on any of them takes it."""
+    icon = "RADIOBUT_ON" if chosen else "RADIOBUT_OFF"
+    for line in wrapped(text, room):
+        row = layout.row()
+        row.alignment = "LEFT"
+        row.operator("vatt.use_caption", text=line, icon=icon, emboss=False).text = text
+        icon = "BLANK1"
 
 
 def _settings(layout: Any, scene: Any) -> None:
@@ -88,12 +99,12 @@ def _settings(layout: Any, scene: Any) -> None:
     part.prop(settings, "loudness")
 
 
-def _jobs(layout: Any, session: Any, uid: str) -> None:
+def _jobs(layout: Any, session: Any, uid: str, room: int) -> None:
     for job in session.open_jobs():
         _job(layout, job, named=job.target.uid != uid)
     last = session.last_job(uid) if uid else None
     if last is not None and last.state is State.FAILED:
-        _lines(layout, last.line(), icon="ERROR")
+        _lines(layout, last.line(), room, icon="ERROR")
 
 
 def _job(layout: Any, job: Job, *, named: bool) -> None:
@@ -120,15 +131,22 @@ def _takes(layout: Any, scene: Any, uid: str) -> None:
         box.operator("vatt.delete_other_takes", icon="TRASH").strip = heard.name
 
 
-def _lines(layout: Any, text: str, *, icon: str) -> None:
+def _room(context: Any) -> int:
+    """Characters that fit a line of the sidebar."""
+    width = context.region.width / context.preferences.system.ui_scale if context.region else 0
+    return max(24, int(width / 6.5) - 8)
+
+
+def wrapped(text: str, room: int) -> list[str]:
+    return textwrap.wrap(text, room) or [""]
+
+
+def _lines(layout: Any, text: str, room: int, *, icon: str) -> None:
     """A sentence, broken into lines that fit the sidebar."""
     column = layout.column(align=True)
-    words, line, first = text.split(), "", True
-    for word in [*words, ""]:
-        if line and (not word or len(line) + len(word) > 38):
-            column.label(text=line, icon=icon if first else "BLANK1")
-            line, first = "", False
-        line = f"{line} {word}".strip()
+    for line in wrapped(text, room):
+        column.label(text=line, icon=icon)
+        icon = "BLANK1"
 
 
 def _menu(self: Any, _context: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import bpy
 
-from . import compat, takes
+from . import compat, runtime, takes
 from .mapping import StripTiming, Traits, known_rate
 from .targets import Candidate, Target
 
@@ -24,7 +24,7 @@ class CannotRead(Exception):
 
 
 def is_picture(strip: Any) -> bool:
-    return strip.type not in ("SOUND", "COMPOSITOR") and not (strip.type == "TEXT" and not strip.text)
+    return strip.type != "SOUND" and not (strip.type == "TEXT" and not strip.text)
 
 
 def file_of(strip: Any, scene: Any) -> str:
@@ -93,13 +93,14 @@ def uid_of(strip: Any, scene: Any) -> str:
 
 
 def target_of(strip: Any, scene: Any) -> Target:
-    return Target(uid=uid_of(strip, scene), scene=scene.name, name=strip.name, source=source_of(strip, scene))
+    return Target(uid_of(strip, scene), scene.name, strip.name, source_of(strip, scene), runtime.document())
 
 
 def all_targets() -> list[tuple[Any, Any, Candidate]]:
     """(scene, strip, what it is found by) of every strip of the file."""
+    document = runtime.document()
     return [
-        (scene, strip, Candidate(str(strip.get(UID, "")), scene.name, strip.name, source_of(strip, scene)))
+        (scene, strip, Candidate(str(strip.get(UID, "")), scene.name, strip.name, source_of(strip, scene), document))
         for scene in compat.scenes()
         for strip in compat.all_strips(scene)
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import bpy
+
 if TYPE_CHECKING:
     from .session import Session
 
@@ -27,3 +29,12 @@ def set_session(session: Session | None, problem: str | None = None) -> None:
         _running["session"] = session
     if problem:
         _running["problem"] = problem
+
+
+def document() -> str:
+    """What tells the open file from others: its path, or how many were opened before a new one that was never saved."""
+    return bpy.data.filepath or f"unsaved {_running.get('loads', 0)}"
+
+
+def count_load() -> None:
+    _running["loads"] = _running.get("loads", 0) + 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import bpy
 
-from . import daemon_thread, jobs, placing, proxy, reading, targets
+from . import daemon_thread, jobs, placing, proxy, reading, runtime, targets
 from .jobs import Job, State
 
 ACTIVE, IDLE = 0.1, 0.5
@@ -152,6 +152,9 @@ class Session:
         if self._look_for_homes:
             waiting += [job for job in self.jobs if job.state is State.HOMELESS]
             self._look_for_homes = False
+            for job in self.jobs:
+                if job.ended:  # an undo may bring back the note that it is under way
+                    self._forget_pending(job)
         for job in waiting:
             self._place_one(job)
         return bool(waiting)
@@ -183,6 +186,7 @@ class Session:
 
     def file_loaded(self) -> None:
         """Another file is open: half rendered proxies are of no use; what it still waits for is asked after."""
+        runtime.count_load()
         for job, _ in list(self._renders):
             self._end_render(job)
             job.turn(State.FAILED, "The file was closed while its proxy was rendered: start again.")
@@ -195,12 +199,13 @@ class Session:
         proxy.sweep({proxy.scene_name(render) for _, render in self._renders})
 
     def adopt(self) -> None:
-        """Follow again what the open file still waits for."""
+        """Follow again what the open file still waits for, also where it was placed but never saved."""
         for scene, strip, _ in reading.all_targets():
             placed = {take.record.job for _, take in reading.placed_takes(scene, str(strip.get(reading.UID, "")))}
             for entry in pending(strip):
-                if entry["key"] in {job.key for job in self.jobs} or entry["id"] in placed:
+                if entry["key"] in {job.key for job in self.open_jobs()} or entry["id"] in placed:
                     continue
+                self.jobs = [job for job in self.jobs if job.key != entry["key"]]
                 job = Job(
                     kind=entry["kind"], target=reading.target_of(strip, scene), offset=entry["offset"],
                     length=entry["length"], fields=entry["fields"], key=entry["key"], id=entry["id"], state=State.QUEUED,

@@ -15,6 +15,8 @@ class Target:
     name: str
     source: str
     """Path of its file, or its type where it has none."""
+    document: str = ""
+    """The file that was open: another one may well have a strip of the same name and source."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Candidate:
     scene: str
     name: str
     source: str
+    document: str = ""
 
 
 def find(target: Target, candidates: Iterable[Candidate]) -> int | None:
@@ -35,9 +38,9 @@ def find(target: Target, candidates: Iterable[Candidate]) -> int | None:
     if same:
         same.sort(key=lambda index: (found[index].scene != target.scene, found[index].name != target.name))
         return same[0]
-    wanted = (target.scene, target.name, target.source)
+    wanted = (target.document, target.scene, target.name, target.source)
     for index, item in enumerate(found):
-        if not item.uid and (item.scene, item.name, item.source) == wanted:
+        if not item.uid and (item.document, item.scene, item.name, item.source) == wanted:
             return index
     return None
 

@@ -132,6 +132,19 @@ def images(scene: Any) -> Any:
     return found
 
 
+def composed(scene: Any) -> Any:
+    """Passed through a node group; 5.2 brought it."""
+    nodes = bpy.data.node_groups.new("through", "CompositorNodeTree")
+    for direction in ("INPUT", "OUTPUT"):
+        nodes.interface.new_socket("Image", in_out=direction, socket_type="NodeSocketColor")
+    begin, end = nodes.nodes.new("NodeGroupInput"), nodes.nodes.new("NodeGroupOutput")
+    nodes.links.new(begin.outputs[0], end.inputs[0])
+    strip = movie(scene.sequence_editor)
+    found = effect(scene, "COMPOSITOR", channel=3, first=5, last=46, inputs=(strip,))
+    found.node_group = nodes
+    return found
+
+
 def colour(scene: Any) -> Any:
     found = effect(scene, "COLOR", channel=2, first=5, last=46)
     for frame, value in ((5, 0.0), (46, 1.0)):
@@ -147,6 +160,8 @@ KINDS = {
 }  # fmt: skip
 if bpy.app.version >= (5, 1, 0):
     KINDS["retimed"] = retimed
+if bpy.app.version >= (5, 2, 0):
+    KINDS["composed"] = composed
 
 
 def fresh(name: str) -> Any:

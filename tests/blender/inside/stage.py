@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ sys.path[:0] = [str(ROOT / "plugins" / "blender"), str(ROOT / "plugins")]
 import addon_utils  # noqa: E402
 
 ADDON = "vatt_sequencer"
+waits: list[str] = []
+"""Calls on the main thread that wait for the daemon, or could."""
 
 
 def arguments() -> dict[str, Any]:
@@ -27,6 +31,27 @@ def arguments() -> dict[str, Any]:
 
 def answer(value: Any) -> None:
     Path(arguments()["answer"]).write_text(json.dumps(value))
+
+
+def watch_main_thread() -> None:
+    """Note every use of a socket and every start of a program on the main thread."""
+    import zmq
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                waits.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    for kind, names in {
+        zmq.Socket: ("connect", "send", "recv", "send_multipart", "recv_multipart", "poll"),
+        zmq.Poller: ("poll",),
+        subprocess.Popen: ("__init__", "wait", "communicate"),
+    }.items():
+        for name in names:
+            setattr(kind, name, watched(f"{kind.__name__}.{name}", getattr(kind, name)))
 
 
 def enable() -> Any:

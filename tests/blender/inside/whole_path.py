@@ -12,6 +12,7 @@ import bpy
 import stage
 
 asked = stage.arguments()
+stage.watch_main_thread()
 session = stage.enable()
 
 from vatt_sequencer import compat, reading, takes  # noqa: E402
@@ -21,6 +22,8 @@ preferences = bpy.context.preferences.addons[stage.ADDON].preferences
 preferences.output, preferences.autostart = asked["output"], False
 session.start()
 found = stage.scene(24)
+if bpy.app.version >= (5, 0, 0):
+    bpy.context.window.scene = bpy.data.scenes.new("Window's own")  # the sequencer shows another
 film = stage.add_movie(found, asked["film"], first=20, channel=3)
 compat.set_handles(film, 25, compat.right(film) - 7)
 stage.select(found, film)
@@ -141,5 +144,57 @@ answer["reopened"] = {
     "kept": records == after[: len(records)], "new": [item["job"] for item in after[len(records) :]] == [job],
     "pending": reading.PENDING in film, "prompt": film.vatt_settings.prompt,
 }  # fmt: skip
+
+# A take is made again from what its strip kept.
+stage.show(found)
+stage.select(found, film)
+sound, take = reading.placed_takes(found, film[reading.UID])[-1]
+film.vatt_settings.prompt = ""
+bpy.ops.vatt.remember_take(strip=sound.name)
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+stage.turn_until(session, done)
+answer["remade"] = [take.record.wav, reading.placed_takes(found, film[reading.UID])[-1][1].record.wav]
+
+# Two strips are given soundtracks in one go, above them; the selected sound stands for its own strip.
+found.vatt_settings.lock_seed = False
+preferences.side = "ABOVE"
+second = stage.add_movie(found, asked["film"], first=compat.right(film) + 30, channel=2)
+compat.set_handles(second, compat.left(second) + 3, compat.right(second) - 40)
+stage.select(found, reading.placed_takes(found, film[reading.UID])[-1][0], second)
+before = {strip.name for strip in compat.all_strips(found)}
+session.jobs.clear()
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+stage.turn_until(session, done)
+answer["both"] = [job.state.name for job in session.jobs]
+answer["pairs"] = [
+    [[strip.channel, compat.left(strip), compat.right(strip)] for strip in (picture, *fresh)]
+    for picture in (film, second)
+    for fresh in [[s for s, _ in reading.placed_takes(found, picture[reading.UID]) if s.name not in before]]
+]
+
+# Placed, but the file was not saved: opened again, it still gets its sound.
+stage.select(found, second)
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+stage.turn_until(session, lambda: session.jobs[-1].id)
+bpy.ops.wm.save_mainfile()
+job, name = session.jobs[-1].id, second.name
+stage.turn_until(session, done)
+bpy.ops.wm.open_mainfile(filepath=str(Path(asked["output"]) / "kept.blend"))
+found = bpy.data.scenes["Scene"]
+second = next(strip for strip in compat.all_strips(found) if strip.name == name)
+stage.turn_until(session, done)
+answer["unsaved"] = [take.record.job for _, take in reading.placed_takes(found, second[reading.UID])].count(job)
+
+# Another file with a strip of the same name is none of the job's business.
+stage.show(found)
+stage.select(found, second)
+assert bpy.ops.vatt.generate() == {"FINISHED"}
+bpy.ops.wm.read_homefile(use_empty=True)
+other = stage.scene(24)
+namesake = stage.add_movie(other, asked["film"], first=1)
+namesake.name = name
+stage.turn_until(session, done)
+answer["elsewhere"] = [session.jobs[-1].state.name, len(compat.all_strips(other))]
+answer["waits"] = stage.waits[:]
 stage.disable()
 stage.answer(answer)
