@@ -109,12 +109,19 @@ class Scheduler:
             )
 
     def add(self, job: StoredJob) -> None:
-        """Queue a stored job; `dispatch` begins it."""
+        """Queue a stored job; `dispatch` begins it, or `begin` if the transaction that stores it is still open."""
         self._waiting.add(job.id)
         self._queue(job).append(job.id)
         if job.expires is not None:
             loop = asyncio.get_running_loop()
             self._deadlines[job.id] = loop.call_later(max(0.0, job.expires - time.time()), self._expire, job.id)
+
+    def withdraw(self, job: StoredJob) -> None:
+        """Forget a job that was added and then could not be stored."""
+        self._waiting.discard(job.id)
+        timer = self._deadlines.pop(job.id, None)
+        if timer is not None:
+            timer.cancel()
 
     def _queue(self, job: StoredJob) -> deque[str]:
         return self._interactive if job.priority == "interactive" else self._batch
@@ -139,28 +146,40 @@ class Scheduler:
             return None
         if self._running and queue[0] in self._suspects:
             return None
-        self._in_a_row = self._in_a_row + 1 if queue is self._interactive and self._batch else 0
         return queue
+
+    def begin(self) -> StoredJob | None:
+        """Count an attempt of the job whose turn it is, as part of the transaction that is open, if one is. None:
+        nothing can begin.
+
+        `hand_over` the job when that is committed, in the same turn of the loop; nothing is to be undone when it is not.
+        """
+        queue = None if self._stopping else self._next()
+        return None if queue is None else self._store.start(queue[0])
+
+    def hand_over(self, job: StoredJob) -> None:
+        """Give the executor the job that `begin` has returned."""
+        queue = self._queue(job)
+        queue.popleft()
+        self._in_a_row = self._in_a_row + 1 if queue is self._interactive and self._batch else 0
+        self._waiting.discard(job.id)
+        self._running[job.id] = _Run(job.id)
+        log.info("job %s: attempt %d", job.id, job.attempt)
+        self._announce(job)
+        self._executor.submit(Task(job=job.id, kind=job.kind, request=job.request | {"seed": job.seed}))
 
     def dispatch(self) -> None:
         """Hand waiting jobs to the executor, as many as it takes."""
-        while not self._stopping and self._waiting:
-            queue = self._next()
-            if queue is None:
-                return
-            job = queue.popleft()
+        while self._waiting:
             try:
-                stored = self._store.start(job)
+                job = self.begin()
             except (DiskFull, sqlite3.Error) as error:
-                log.error("job %s cannot start: %s", job, error)
-                queue.appendleft(job)
+                log.error("no job can begin: %s", error)
                 asyncio.get_running_loop().call_later(DISK_RETRY, self.dispatch)
                 return
-            self._waiting.discard(job)
-            self._running[job] = _Run(job)
-            log.info("job %s: attempt %d", job, stored.attempt)
-            self._announce(stored)
-            self._executor.submit(Task(job=job, kind=stored.kind, request=stored.request | {"seed": stored.seed}))
+            if job is None:
+                return
+            self.hand_over(job)
 
     def unload(self, model: str | None) -> list[str]:
         """Take a model (None: all) out of memory where it is idle; the names of those that go."""
@@ -293,7 +312,7 @@ class Scheduler:
         timer = self._deadlines.pop(job, None)
         if timer is not None:
             timer.cancel()
-        if began:
+        if began and self._outputs(stored) is not None:
             self._in_background(asyncio.to_thread(self._settle if stored.state == DONE else self._discard, stored))
         log.info("job %s: %s%s", job, state, "" if error is None else f" ({error['code']}: {error['message']})")
         self._announce(stored)

@@ -226,6 +226,7 @@ class Server:
             problems = await asyncio.to_thread(self._check_named, submissions) if submissions else {}
             answers: list[dict[str, Any]] = []
             accepted: list[StoredJob] = []
+            begun: StoredJob | None = None
             try:
                 with self._store.transaction():
                     for identity, request, message, answer in group:
@@ -239,16 +240,22 @@ class Server:
                                 )
                             )
                         answers.append(answer)
+                    for job in accepted:
+                        self._scheduler.add(job)
+                    # In the same commit: an editor that asks an idle daemon waits for the disk once less.
+                    begun = self._scheduler.begin() if accepted else None
             except (DiskFull, sqlite3.Error) as error:
-                accepted.clear()
+                for job in accepted:
+                    self._scheduler.withdraw(job)
+                begun = None
                 answers = [error_body(error) if item[2] is not None else item[3] for item in group]
-            for job in accepted:
-                self._scheduler.add(job)
             for (identity, request, message, _), answer in zip(group, answers, strict=True):
                 if isinstance(message, messages.Batch):
                     self._in_background(self._accept_batch(identity, request, message))
                 else:
                     self._reply(self._jobs, identity, request, answer)
+            if begun is not None:
+                self._scheduler.hand_over(begun)
             self._scheduler.dispatch()
             await asyncio.sleep(0)
 

@@ -307,8 +307,9 @@ class Store:
         now = time.time()
         identity = uuid.uuid4().hex
         request = message.to_wire()
+        expires = None if message.deadline is None else now + message.deadline
         with self.transaction():
-            self._db.execute(
+            sequence = self._db.execute(
                 "INSERT INTO jobs (id, client, idempotency_key, fingerprint, kind, priority, state, seed, request, "
                 "created, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -322,11 +323,28 @@ class Store:
                     seed,
                     msgpack.packb(request),
                     now,
-                    None if message.deadline is None else now + message.deadline,
+                    expires,
                 ),
-            )
+            ).lastrowid
             self._note(identity, QUEUED, 0, "submitted", now)
-        return self.get(identity), False
+        job = StoredJob(
+            id=identity,
+            client=client,
+            kind=message.TYPE,
+            priority=message.priority,
+            state=QUEUED,
+            attempt=0,
+            seed=seed,
+            request=request,
+            result=None,
+            error=None,
+            created=now,
+            started=None,
+            finished=None,
+            expires=expires,
+            sequence=sequence or 0,
+        )
+        return job, False
 
     def find(self, job: str) -> StoredJob | None:
         row = self._db.execute(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (job,)).fetchone()
