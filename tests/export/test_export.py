@@ -102,6 +102,24 @@ def test_the_sounds_can_carry_the_source_s_timecode_instead(tmp_path: Path, take
     assert json.loads(files[0].with_suffix(".json").read_text())["timecode"] == "source"
 
 
+def test_drop_frame_timecode_counts_the_pictures_that_there_are(tmp_path: Path) -> None:
+    rate = Fraction(30_000, 1001)
+    clip = write_clip(tmp_path / "clip.mp4", frames=90, rate=rate)
+    whole = TimeMap.identity(0, 90 / rate)
+    takes = [make_take(tmp_path, clip, name="a", time_map=whole, frame_rate="30000/1001", timecode="10:00:00;00")]
+    files = write_export(collect_takes(takes), tmp_path / "one", ExportOptions(start="01:00:00;00"))
+    # An hour of drop-frame timecode is 107,892 pictures, which last 3,599.9964 s.
+    hour = 107_892 / rate
+    assert WavInfoReader(files[0]).bext.time_reference == round(hour * RATE)
+    assert json.loads(files[0].with_suffix(".json").read_text())["time_reference"]["start"] == "01:00:00;00"
+    timeline = otio.adapters.read_from_file(str(tmp_path / "one" / "vatt.otio"))
+    assert timeline.global_start_time.to_timecode(float(rate), True) == "01:00:00;00"
+    assert timeline.duration().value == 90
+    options = ExportOptions(formats=("bwf",), timecode="source")
+    (source,) = write_export(collect_takes(takes), tmp_path / "two", options)
+    assert WavInfoReader(source).bext.time_reference == round(10 * hour * RATE)
+
+
 @pytest.mark.parametrize("bits", [16, 24, 32])
 @pytest.mark.parametrize("samples", [1, 2, 48_001])
 def test_stamping_keeps_every_sample_and_an_old_stamp_goes(tmp_path: Path, bits: Any, samples: int) -> None:

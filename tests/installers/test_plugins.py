@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from vatt_daemon.cli import main
+from vatt_daemon.cli import doctor, main
 from vatt_installers import blender, resolve
 
 from vatt_core.errors import BadRequest, NotFound
@@ -71,6 +71,9 @@ def test_resolve_s_scripts_are_installed_replaced_and_removed(call: Call, tmp_pa
         stale.write_text((scripts / "Utility" / "VATT" / "Settings.py").read_text())
     library = tmp_path / "vatt home" / "data" / "resolve"
     assert len(resolve.problems(scripts, library)) == 1
+    told = list(doctor._resolve())
+    assert [check.state for check in told] == ["problem"] and str(stale) in told[0].seen
+    assert "vatt plugins install resolve" in told[0].cure
     (library / "vatt_resolve" / "api.py").write_text("")
     (scripts / "Utility" / "VATT" / "Settings.py").unlink()
     assert len(resolve.problems(scripts, library)) == 3
@@ -78,6 +81,7 @@ def test_resolve_s_scripts_are_installed_replaced_and_removed(call: Call, tmp_pa
     assert not library.exists() and list(resolve.entries(scripts)) == [] and foreign.exists()
     assert not stale.parent.exists()
     assert call("plugins", "uninstall", "resolve")[0] == 0
+    assert [check.state for check in doctor._resolve()] == ["ok"]
 
 
 def test_an_installed_entry_runs_in_a_bare_python(call: Call, tmp_path: Path) -> None:

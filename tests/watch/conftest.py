@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,11 @@ class Watched(Home):
         code, _, complained = self.call("watch", "add", str(folder or self.folder), *options)
         assert code == 0, complained
 
-    def watch(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start `vatt watch run`."""
+    def watch(self, *options: str, within: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start `vatt watch run`. within: a command that becomes the one it is given, such as `env`."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "vatt_daemon.cli", "watch", "run", *options], env=self.environment, cwd=self.root,
-            stderr=(self.root / "watch.err").open("ab"),
+            [*within, sys.executable, "-m", "vatt_daemon.cli", "watch", "run", *options], env=self.environment,
+            cwd=self.root, stderr=(self.root / "watch.err").open("ab"),
         )  # fmt: skip
         self.watchers.append(process)
         return process

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import opentimelineio as otio
 import pytest
+from wavinfo import WavInfoReader
 
 
 @pytest.mark.soak
@@ -78,4 +80,13 @@ def test_the_shipped_model_works_in_a_watched_folder(home: Any) -> None:
     # The side-car makes the take again.
     again = home.vatt("remake", str(clip.parent / "Regen.vatt.json"), "--output", str(home.root / "again"))
     assert again.returncode == 0, again.stderr
+    # Another editor opens both takes, each at its timecode.
+    handed = home.vatt("export", *(str(clip.parent / f"Regen.vatt{take}.wav") for take in ("", ".2")),
+                       "--output", str(home.root / "edit"), "--start", "01:00:00:00")  # fmt: skip
+    assert handed.returncode == 0, handed.stderr
+    waves = sorted((home.root / "edit").glob("*.wav"))
+    assert [WavInfoReader(wave).bext.time_reference for wave in waves] == [3600 * 48_000] * 2
+    timeline = otio.adapters.read_from_file(str(home.root / "edit" / "vatt.otio"))
+    assert [track.kind for track in timeline.tracks] == ["Video", "Audio", "Audio"]
+    assert timeline.duration().to_seconds() == 2.0
     assert not probe(Path(clip)).has_audio

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from vatt_daemon.cli import doctor
 
 
 def sidecar(path: Path) -> dict[str, Any]:
@@ -197,7 +199,79 @@ def test_files_are_noticed_as_they_come_and_waited_for_while_they_grow(home: Any
     assert len(home.executions("sound")) == 3
 
 
-def test_a_root_that_is_removed_and_made_again_is_picked_up(home: Any) -> None:
+# A user's own namespace, in which the system hands out no queue of file events: as on a share that others write to.
+WITHOUT_EVENTS = ("unshare", "-Ur", "sh", "-c", 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"', "sh")
+
+
+@pytest.mark.parametrize("polling", [False, True])
+def test_folders_of_which_no_event_comes_are_looked_through(home: Any, polling: bool) -> None:
+    if shutil.which("unshare") is None or subprocess.run([*WITHOUT_EVENTS, "true"], check=False).returncode:
+        pytest.skip("needs the right to make user namespaces")
+    home.add("--recursive", "--captions", "0", *(["--polling"] if polling else []))
+    # A polled folder is not left to the slower look that all others get.
+    home.environment["VATT_WATCH_RESCAN"] = "600" if polling else "1"
+    home.start()
+    watching = home.watch(within=WITHOUT_EVENTS)
+    home.until(lambda: home.listed()["running"])
+    home.write("one.mp4", "one")
+    home.until((home.folder / "one.vatt.wav").exists)
+    home.write("new/two.mp4", "two")
+    home.until((home.folder / "new" / "two.vatt.wav").exists)
+    assert watching.poll() is None
+
+
+def test_a_copy_that_pauses_is_waited_for(home: Any) -> None:
+    home.environment["VATT_WATCH_PATIENCE"] = "600"
+    clip = home.write("clip.mp4", "broken half")
+    home.add("--captions", "0")
+    home.watch()
+    home.until(lambda: home.executions("sound"))
+    with clip.open("w") as file:
+        file.write("whole")
+    home.until((home.folder / "clip.vatt.wav").exists)
+    home.until(lambda: home.counts() == {"done": 1})
+    assert b"whole" in (home.folder / "clip.vatt.wav").read_bytes()
+    assert home.results() == ["clip.vatt.json", "clip.vatt.wav"]
+
+
+def test_a_clip_that_goes_while_it_is_worked_on_leaves_nothing(home: Any) -> None:
+    clip = home.write("sub/clip.mp4", "slow one")
+    home.add("--recursive", "--captions", "0")
+    home.watch()
+    home.until(lambda: home.executions("sound"))
+    elsewhere = clip.rename(home.root / "kept.mp4")
+    home.until(lambda: home.counts() == {})
+    with home.client() as client:
+        home.until(lambda: [job.state for job in client.list()] == ["cancelled"])
+    home.until(lambda: list(clip.parent.iterdir()) == [])
+    elsewhere.rename(clip)
+    home.until((home.folder / "sub" / "clip.vatt.wav").exists)
+    assert home.results() == ["sub/clip.vatt.json", "sub/clip.vatt.wav"] and clip.read_text() == "slow one"
+
+
+def test_one_watcher_serves_several_folders_each_with_its_settings(home: Any) -> None:
+    second = home.root / "second"
+    second.mkdir()
+    home.add("--captions", "0", "--prompt", "rain")
+    home.add("--captions", "0", "--prompt", "rain", "--takes", "2", folder=second)
+    home.start()
+    home.watch()
+    home.until(lambda: home.listed()["running"])
+    home.write("a.mp4", "one")
+    (second / "b.mp4").write_text("two")
+    home.until((home.folder / "a.vatt.wav").exists)
+    home.until((second / "b.vatt.2.json").exists)
+    # The same content and settings as in the other folder: copied. A folder added while the watcher runs: served.
+    third = home.root / "third"
+    third.mkdir()
+    (third / "c.mp4").write_text("one")
+    home.add("--captions", "0", "--prompt", "rain", folder=third)
+    home.until((third / "c.vatt.json").exists)
+    assert sorted(home.executions("sound")) == ["second/b.mp4", "watched/a.mp4"]
+    assert (third / "c.vatt.wav").read_bytes() == (home.folder / "a.vatt.wav").read_bytes()
+
+
+def test_a_root_that_is_removed_and_made_again_is_picked_up(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     home.write("one.mp4", "one")
     home.add("--captions", "0")
     home.start()
@@ -206,6 +280,9 @@ def test_a_root_that_is_removed_and_made_again_is_picked_up(home: Any) -> None:
     for number in range(2):
         shutil.rmtree(home.folder)
         home.until(lambda: home.listed()["folders"][0]["there"] is False)
+        with monkeypatch.context() as there:
+            there.setenv("VATT_HOME", home.environment["VATT_HOME"])
+            assert [(check.state, bool(check.cure)) for check in doctor._watched_folders()] == [("note", True)]
         time.sleep(0.5)
         home.folder.mkdir()
         home.write(f"again-{number}.mp4", f"again {number}")
