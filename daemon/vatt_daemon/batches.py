@@ -87,7 +87,7 @@ class Batches:
         run = self._runs.get(batch)
         return None if run is None else run.progress
 
-    async def accept(self, message: messages.Batch, *, client: str) -> dict[str, Any]:
+    async def accept(self, message: messages.Batch, client: str) -> dict[str, Any]:
         """Store a batch and begin it: the fields of the answer, once all of it is on the disk.
 
         Raises BadRequest, ForbiddenPath, InputNotVisible, Busy, DiskFull.

@@ -114,6 +114,8 @@ class LocalExecutor:
                 "media": asdict(settings.media),
                 "cache": asdict(settings.cache),
                 "receipts": str(folders.receipts),
+                "uploads": str(folders.uploads),
+                "results": str(folders.results),
                 "cache_folder": str(folders.cache),
             }
             self._workers.append(

@@ -8,40 +8,66 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vatt_client import messages
+from vatt_client.transfers import DOWNLOAD, UPLOAD
 
-from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible, NotFound
-from vatt_core.weights import find_model, list_models
+from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible
+from vatt_core.weights import find_entry, find_model
+from vatt_daemon.clients import LOCAL, Caller
+from vatt_daemon.places import INPUTS
 from vatt_daemon.settings import PathSettings
+from vatt_daemon.uploads import Uploads
+
+HERE = Caller(LOCAL, remote=False)
 
 
-def check_submission(message: messages.Submission, settings: PathSettings, *, passed: set[str] | None = None) -> None:
+def check_submission(
+    message: messages.Submission,
+    settings: PathSettings,
+    *,
+    passed: set[str] | None = None,
+    caller: Caller = HERE,
+    uploads: Uploads | None = None,
+) -> None:
     """Raise the typed error of the first thing named by a submission that cannot be used. Touches the file system.
 
-    `passed` holds what was found good already, so that a group of submissions about one clip looks at it once.
+    `passed` holds what was found good already, so that a group of submissions about one clip looks at it once. A remote
+    caller may name uploads only, and no folder.
     """
     passed = set() if passed is None else passed
     if f"model {message.model}" not in passed:
         check_model(message.model)
         passed.add(f"model {message.model}")
-    if f"clip {message.path}" not in passed:
-        check_input(message.path, settings.input_roots)
-        passed.add(f"clip {message.path}")
-    for field in ("base", "reference"):
+    for field in INPUTS:
         named = getattr(message, field, None)
-        if named is not None and f"clip {named}" not in passed:
+        if named is None:
+            continue
+        if named.startswith(UPLOAD):
+            if uploads is not None:
+                uploads.check(named, caller.name)
+        elif caller.remote:
+            raise _from_afar(field, "upload the file, and name it as 'upload:' and its id", named)
+        elif f"clip {named}" not in passed:
             check_input(named, settings.input_roots, field=field)
             passed.add(f"clip {named}")
-    if isinstance(message, messages.Generate) and f"folder {message.output}" not in passed:
+    if not isinstance(message, messages.Generate) or message.output == DOWNLOAD:
+        return
+    if caller.remote:
+        raise _from_afar("output", f"name '{DOWNLOAD}', and fetch the files", message.output)
+    if f"folder {message.output}" not in passed:
         check_output(message.output, settings.output_roots)
         passed.add(f"folder {message.output}")
 
 
+def _from_afar(field: str, cure: str, path: str) -> ForbiddenPath:
+    return ForbiddenPath(
+        f"A client on another machine names no paths of the daemon's in '{field}': {cure}.", field=field, path=path
+    )
+
+
 def check_model(name: str) -> None:
     """Raise NotFound for a model that is not known, or known and not installed. Clients name models, never folders."""
-    models = {model.name: model for model in list_models()}
-    if name not in models:
-        raise NotFound(f"There is no model '{name}'. There are: {', '.join(models)}.", name=name)
-    if not models[name].installed and not models[name].embedded:
+    entry = find_entry(name)
+    if not entry.installed and not entry.embedded:
         find_model(name)
 
 

@@ -1,7 +1,7 @@
 """Keys: made at the first start, readable by this user alone, checked at every start.
 
 CURVE encrypts every socket and proves the daemon's identity; `Gatekeeper` lets in only clients whose public key is
-known (the user's own key for now, which the connection file hands to programs of the same user).
+known: the user's own, which the connection file hands to programs of the same user, and those of named clients.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +88,12 @@ def check_private(file: Path) -> None:
 class Gatekeeper:
     """Answers ZeroMQ's authentication requests (ZAP 1.0): only known public keys are let in.
 
-    `clients` maps a public key (Z85) to the client's name. The name is what the job store keys submissions by.
+    `admit` is asked with a public key (Z85) and the address that it comes from. The key becomes the user id of the
+    connection, which every message of it carries.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], clients: dict[bytes, str]) -> None:
-        self.clients = clients
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], admit: Callable[[bytes, str], bool]) -> None:
+        self._admit = admit
         self.socket = context.socket(zmq.REP)
         self.socket.linger = 0
         self.socket.bind("inproc://zeromq.zap.01")
@@ -101,13 +103,13 @@ class Gatekeeper:
         if len(frames) < 7:
             return [b"1.0", frames[1] if len(frames) > 1 else b"", b"500", b"malformed", b"", b""]
         version, request, _domain, address, _identity, mechanism, *credentials = frames
-        name = None
+        source = address.decode("ascii", "replace")
         if version == b"1.0" and mechanism == b"CURVE" and len(credentials[0]) == 32:
-            name = self.clients.get(zmq.utils.z85.encode(credentials[0]))
-        if name is None:
-            log.warning("refused a client with an unknown key from %s", address.decode("ascii", "replace"))
-            return [b"1.0", request, b"400", b"unknown key", b"", b""]
-        return [b"1.0", request, b"200", b"OK", name.encode(), b""]
+            key = zmq.utils.z85.encode(credentials[0])
+            if self._admit(key, source):
+                return [b"1.0", request, b"200", b"OK", key, b""]
+        log.warning("refused a client with an unknown key from %s", source)
+        return [b"1.0", request, b"400", b"unknown key", b"", b""]
 
     def close(self) -> None:
         self.socket.close()

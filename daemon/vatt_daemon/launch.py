@@ -56,13 +56,13 @@ def stop_daemon(*, name: str = "vatt") -> bool:
     Raises VattError when it does not go.
     """
     try:
-        found = connection.read_connection()
+        found = connection.read_connection(connection.own_file())
     except DaemonNotRunning:
         return False
     if not _lock_is_held():
         return False  # the file is stale, and some other program has got the process id since
     try:
-        with Client(name=name) as client:
+        with Client(name=name, connection_file=connection.own_file()) as client:
             client.shutdown()
     except ClientError:
         # It does not answer: ask the system.
@@ -117,7 +117,7 @@ def _wait(process: subprocess.Popen[bytes], report: Path, *, timeout: float, nam
                 reason[-1] if reason else f"The daemon ended at once with code {code}, see {folders().log}."
             )
         try:
-            return Client(name=name, timeout=5.0)
+            return Client(name=name, timeout=5.0, connection_file=connection.own_file())
         except (DaemonNotRunning, DaemonTimeout):
             time.sleep(0.03)
     raise DaemonDidNotStart(f"The daemon did not answer within {timeout:g} s, see {folders().log / 'daemon.log'}.")

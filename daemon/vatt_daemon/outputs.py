@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,20 @@ class Outputs:
         self.discard()
         return self.staging
 
-    def publish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Give the files of the hidden folder their names, overwriting nothing; the result with those names."""
+    def publish(self, result: dict[str, Any], *, words: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Give the files of the hidden folder their names, overwriting nothing; the result with those names.
+
+        words: what side-cars say in the place of these paths.
+        """
         sidecars = _sidecars(self.staging)
         while True:
             names = self._free_names()
             for name, body in sidecars.items():  # they say which file they belong to
                 _write(
                     self.staging / name,
-                    (json.dumps(_renamed(body, names), indent=1, ensure_ascii=False) + "\n").encode(),
+                    (
+                        json.dumps(_renamed(body, names | dict(words or {})), indent=1, ensure_ascii=False) + "\n"
+                    ).encode(),
                 )
             # A side-car last: where it lies, its take is complete.
             ordered = sorted(names, key=lambda name: (name.endswith(".json"), name))

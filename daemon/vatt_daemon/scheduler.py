@@ -23,6 +23,7 @@ from vatt_client.replies import CANCELLED, DONE, FAILED, QUEUED
 from vatt_core.errors import DiskFull
 from vatt_daemon.executor import CapacityChanged, Event, Executor, Failed, Finished, Progressed, Task
 from vatt_daemon.outputs import Outputs
+from vatt_daemon.places import Places
 from vatt_daemon.settings import JobSettings
 from vatt_daemon.store import Store, StoredJob
 
@@ -53,14 +54,22 @@ class Scheduler:
     """Feeds the executor from the store."""
 
     def __init__(
-        self, store: Store, executor: Executor, settings: JobSettings, publish: Publish, *, receipts: Path
+        self,
+        store: Store,
+        executor: Executor,
+        settings: JobSettings,
+        publish: Publish,
+        *,
+        receipts: Path,
+        places: Places,
     ) -> None:
-        """receipts: the folder that workers publish through, see outputs.py."""
+        """receipts: the folder that workers publish through, see outputs.py. places: where files without a path lie."""
         self._store = store
         self._executor = executor
         self._settings = settings
         self._publish = publish
         self._receipts = receipts
+        self._places = places
         self._interactive: deque[str] = deque()
         self._batch: deque[str] = deque()
         self._waiting: set[str] = set()
@@ -324,7 +333,9 @@ class Scheduler:
 
     def _outputs(self, job: StoredJob) -> Outputs | None:
         output = job.request.get("output")
-        return Outputs(Path(output), job.id, receipts=self._receipts) if isinstance(output, str) else None
+        if not isinstance(output, str):
+            return None
+        return Outputs(self._places.folder(output, job.id), job.id, receipts=self._receipts)
 
     def _settle(self, job: StoredJob) -> None:
         outputs = self._outputs(job)

@@ -10,40 +10,40 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import sqlite3
 import sys
-import time
 import uuid
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
 from vatt_client import connection, messages
-from vatt_client.errors import ClientError
+from vatt_client.errors import Unauthorised
 
-from vatt_core.errors import DiskFull, ForbiddenPath, NotFound, VattError
-from vatt_core.weights import list_models
+from vatt_core.errors import DiskFull, ForbiddenPath, VattError
 from vatt_daemon import __version__, guard
+from vatt_daemon.answering import Answering
 from vatt_daemon.batch_store import BatchStore
 from vatt_daemon.batches import Batches
 from vatt_daemon.channel import Channel, Outbox
+from vatt_daemon.clients import Caller, Callers, NamedClients
 from vatt_daemon.executor import Executor, LocalExecutor
 from vatt_daemon.keys import DOMAIN, Gatekeeper, KeyPair, load_key_pair
 from vatt_daemon.lock import SingleInstance
+from vatt_daemon.places import Places
 from vatt_daemon.scheduler import Scheduler
-from vatt_daemon.settings import Folders, Settings
+from vatt_daemon.settings import Folders, RemoteSettings, Settings
 from vatt_daemon.store import StoredJob
+from vatt_daemon.transfers import Transfers
 from vatt_daemon.watching import Watchers
 from vatt_daemon.wire_errors import error_body
 
 log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
-CAPABILITIES = ("suggest", "generate", "batch", "watch", "unload", "paths")
-LOCAL_CLIENT = "local"
 
 
 class PortInUse(VattError):
@@ -51,6 +51,22 @@ class PortInUse(VattError):
 
     code = "busy"
     exit_code = 9
+
+
+@dataclass(frozen=True)
+class _Received:
+    """A request. message: None when it cannot be answered otherwise than by `refusal`."""
+
+    identity: bytes
+    request: bytes
+    caller: Caller
+    message: messages.Message | None
+    refusal: dict[str, Any]
+
+
+SLOW = (messages.Batch, messages.Transfer)
+"""Answered later than the others."""
+NOBODY = Caller("", remote=True)
 
 
 class Server:
@@ -61,7 +77,6 @@ class Server:
         self.folders = folders
         self.instance = uuid.uuid4().hex
         self._executor = executor
-        self._began = time.monotonic()
         self._stop = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -88,13 +103,16 @@ class Server:
             stack.callback(context.destroy, linger=200)
             server_keys = load_key_pair(self.folders.keys / "server.secret")
             client_keys = load_key_pair(self.folders.keys / "client.secret")
-            gate = Gatekeeper(context, {client_keys.public: LOCAL_CLIENT})
+            named, remote = NamedClients(self.folders.clients), self.settings.remote
+            self._callers = Callers(client_keys.public, named, remote=remote.enabled)
+            gate = Gatekeeper(context, self._callers.admit)
             gate_channel = Channel(gate.socket, loop)
             stack.callback(gate_channel.close)
-            self._jobs = Channel(self._bind(context, self.settings.server.port, server_keys), loop)
-            stack.callback(self._jobs.close)
-            self._control = Channel(self._bind(context, self.settings.server.control_port, server_keys), loop)
-            stack.callback(self._control.close)
+            self._endpoints: dict[Channel, str] = {}
+            self._jobs = self._open(context, self.settings.server.port, server_keys, remote.port, stack)
+            self._control = self._open(
+                context, self.settings.server.control_port, server_keys, remote.control_port, stack
+            )
 
             self._outboxes = {channel: Outbox(channel, loop) for channel in (self._jobs, self._control)}
             for outbox in self._outboxes.values():
@@ -103,12 +121,26 @@ class Server:
             self._store = BatchStore(self.folders.database, instance=self.instance)
             stack.callback(self._store.close)
             executor = self._executor or LocalExecutor(self.settings, self.folders)
-            self._watchers = Watchers(self._jobs, loop, self._look_up)
+            self._watchers = Watchers(self._jobs, loop, self._look_up, self._owner)
             stack.callback(self._watchers.close)
+            places = Places(self.folders.uploads, self.folders.results)
+            self._transfers = Transfers(self._store, self.settings, places)
             self._scheduler = Scheduler(
-                self._store, executor, self.settings.jobs, self._publish, receipts=self.folders.receipts
+                self._store, executor, self.settings.jobs, self._publish, receipts=self.folders.receipts, places=places
             )
             self._batches = Batches(self._store, self._scheduler, self._publish, self.settings.paths)
+            self._answering = Answering(
+                self.instance,
+                self.settings,
+                self._store,
+                self._scheduler,
+                self._batches,
+                self._watchers,
+                remote={"address": remote.address, "port": remote.port, "control_port": remote.control_port}
+                if remote.enabled
+                else None,
+                stop=self._stop.set,
+            )
             self._scheduler.recover()
             self._batches.recover()
             self._scheduler.dispatch()
@@ -123,15 +155,12 @@ class Server:
                     self._serve_jobs(),
                     self._serve_control(),
                     self._scheduler.run(),
+                    self._transfers.keep_house(),
                 )
             ]
-            log.info(
-                "daemon %s %s: jobs %s, control %s",
-                __version__,
-                self.instance,
-                self._endpoint(self._jobs),
-                self._endpoint(self._control),
-            )
+            log.info("daemon %s %s: %s", __version__, self.instance, ", ".join(self._endpoints.values()))
+            if remote.enabled:
+                log.info("remote clients: %s, ports %d and %d", remote.address, remote.port, remote.control_port)
             stopped = loop.create_task(self._stop.wait())
             done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
             # The gate and the control socket stay open: whoever asks meanwhile still gets an answer.
@@ -146,7 +175,15 @@ class Server:
                 if task is not stopped and not task.cancelled() and task.exception() is not None:
                     raise task.exception()  # type: ignore[misc]
 
-    def _bind(self, context: zmq.Context[zmq.Socket[bytes]], port: int, keys: KeyPair) -> zmq.Socket[bytes]:
+    def _open(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        port: int,
+        keys: KeyPair,
+        remote_port: int,
+        stack: contextlib.ExitStack,
+    ) -> Channel:
+        """A socket that listens on this machine, and for other machines where that is switched on."""
         socket = context.socket(zmq.ROUTER)
         socket.linger = 200
         socket.router_mandatory = True
@@ -157,30 +194,45 @@ class Server:
         socket.handshake_ivl = int(self.settings.server.handshake_timeout * 1000)
         socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+        remote = self.settings.remote
         try:
-            socket.bind(f"tcp://{ADDRESS}:{port or '*'}")
-        except zmq.ZMQError as error:
+            self._bind(socket, f"tcp://{ADDRESS}:{port or '*'}", port, "server")
+            endpoint = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+            if remote.enabled:
+                self._bind(socket, remote_endpoint(remote, remote_port), remote_port, "remote")
+        except BaseException:
             socket.close()
+            raise
+        channel = Channel(socket, asyncio.get_running_loop())
+        stack.callback(channel.close)
+        self._endpoints[channel] = endpoint
+        return channel
+
+    def _bind(self, socket: zmq.Socket[bytes], endpoint: str, port: int, table: str) -> None:
+        socket.ipv6 = "[" in endpoint
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
             if error.errno == zmq.EADDRINUSE:
                 raise PortInUse(
-                    f"The port {port} is used by another program: set another one, or 0 to have a free one "
-                    f"chosen ({self.folders.config_file}, table [server]).",
+                    f"The port {port} is used by another program: set another one"
+                    f"{', or 0 to have a free one chosen' if table == 'server' else ''} ({self.folders.config_file}, "
+                    f"table [{table}]).",
                     port=port,
                 ) from None
-            raise PortInUse(f"The port {port} cannot be used ({error}): set another one.", port=port) from None
-        return socket
-
-    @staticmethod
-    def _endpoint(channel: Channel) -> str:
-        return channel.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+            raise PortInUse(
+                f"{endpoint} cannot be listened on ({error}): set another address or port ({self.folders.config_file}, "
+                f"table [{table}]).",
+                port=port,
+            ) from None
 
     def _publish_connection(self, server_keys: KeyPair, client_keys: KeyPair) -> Path:
         return connection.write_connection(
             connection.Connection(
                 instance=self.instance,
                 pid=os.getpid(),
-                jobs=self._endpoint(self._jobs),
-                control=self._endpoint(self._control),
+                jobs=self._endpoints[self._jobs],
+                control=self._endpoints[self._control],
                 server_public=server_keys.public.decode(),
                 client_public=client_keys.public.decode(),
                 client_secret=client_keys.secret.decode(),
@@ -209,19 +261,20 @@ class Server:
     async def _serve_control(self) -> None:
         while True:
             for frames in await self._control.receive():
-                identity, request, message, answer = self._decode(frames, messages.CONTROL)
-                if message is not None:
+                received = self._decode(frames, messages.CONTROL)
+                answer = received.refusal
+                if received.message is not None:
                     try:
-                        answer = self._answer(message)
+                        answer = self._answering.answer(received.message, received.caller)
                     except (DiskFull, sqlite3.Error) as error:
                         answer = error_body(error)
-                self._reply(self._control, identity, request, answer)
+                self._reply(self._control, received, answer)
             await asyncio.sleep(0)
 
     async def _serve_jobs(self) -> None:
         while True:
             group = [self._decode(frames, messages.JOBS) for frames in await self._jobs.receive()]
-            submissions = [item[2] for item in group if isinstance(item[2], messages.Submission)]
+            submissions = [item for item in group if isinstance(item.message, messages.Submission)]
             # A file system that hangs holds up submissions, never the control socket.
             problems = await asyncio.to_thread(self._check_named, submissions) if submissions else {}
             answers: list[dict[str, Any]] = []
@@ -229,14 +282,19 @@ class Server:
             begun: StoredJob | None = None
             try:
                 with self._store.transaction():
-                    for identity, request, message, answer in group:
-                        if message is not None and not isinstance(message, messages.Batch):
-                            problem = problems.get(id(message))
+                    for item in group:
+                        answer = item.refusal
+                        if item.message is not None and not isinstance(item.message, SLOW):
+                            problem = problems.get(id(item.message))
                             answer = (
                                 error_body(problem)
                                 if problem is not None
-                                else self._answer(
-                                    message, identity=identity, request=request, client=LOCAL_CLIENT, accepted=accepted
+                                else self._answering.answer(
+                                    item.message,
+                                    item.caller,
+                                    identity=item.identity,
+                                    request=item.request,
+                                    accepted=accepted,
                                 )
                             )
                         answers.append(answer)
@@ -248,24 +306,35 @@ class Server:
                 for job in accepted:
                     self._scheduler.withdraw(job)
                 begun = None
-                answers = [error_body(error) if item[2] is not None else item[3] for item in group]
-            for (identity, request, message, _), answer in zip(group, answers, strict=True):
-                if isinstance(message, messages.Batch):
-                    self._in_background(self._accept_batch(identity, request, message))
+                answers = [error_body(error) if item.message is not None else item.refusal for item in group]
+            for item, answer in zip(group, answers, strict=True):
+                if isinstance(item.message, messages.Batch):
+                    self._in_background(self._answer_later(item, self._batches.accept(item.message, item.caller.name)))
+                elif isinstance(item.message, messages.Transfer):
+                    self._transfer(item, item.message)
                 else:
-                    self._reply(self._jobs, identity, request, answer)
+                    self._reply(self._jobs, item, answer)
             if begun is not None:
                 self._scheduler.hand_over(begun)
             self._scheduler.dispatch()
             await asyncio.sleep(0)
 
-    async def _accept_batch(self, identity: bytes, request: bytes, message: messages.Batch) -> None:
-        """A batch takes a while to be stored; everybody else is served meanwhile."""
+    async def _answer_later(self, item: _Received, work: Coroutine[Any, Any, dict[str, Any]]) -> None:
+        """What takes a while is answered when it is done; everybody else is served meanwhile."""
         try:
-            answer = {"type": "ok"} | await self._batches.accept(message, client=LOCAL_CLIENT)
+            answer = {"type": "ok"} | await work
         except Exception as error:
             answer = error_body(error)
-        self._reply(self._jobs, identity, request, answer)
+        self._reply(self._jobs, item, answer)
+
+    def _transfer(self, item: _Received, message: messages.Transfer) -> None:
+        try:
+            job = self._answering.get(message.job, item.caller) if isinstance(message, messages.Fetch) else None
+            self._transfers.enter(item.identity)
+        except Exception as error:
+            self._reply(self._jobs, item, error_body(error))
+            return
+        self._in_background(self._answer_later(item, self._transfers.answer(message, item.caller, item.identity, job)))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -280,143 +349,54 @@ class Server:
 
     def _look_up(self, job: str) -> dict[str, Any] | None:
         found = self._store.find(job)
-        return None if found is None else self._describe(found)
+        return None if found is None else self._answering.describe(found)
 
-    def _check_named(self, submissions: list[messages.Submission]) -> dict[int, Exception]:
+    def _owner(self, job: str) -> str | None:
+        found = self._store.find(job)
+        return None if found is None else found.client
+
+    def _check_named(self, submissions: list[_Received]) -> dict[int, Exception]:
         problems: dict[int, Exception] = {}
         passed: set[str] = set()
-        for message in submissions:
+        for item in submissions:
+            assert isinstance(item.message, messages.Submission)
             try:
-                guard.check_submission(message, self.settings.paths, passed=passed)
+                guard.check_submission(
+                    item.message,
+                    self.settings.paths,
+                    passed=passed,
+                    caller=item.caller,
+                    uploads=self._transfers.uploads,
+                )
             except Exception as error:
-                problems[id(message)] = error
+                problems[id(item.message)] = error
         return problems
 
-    def _decode(
-        self, frames: list[zmq.Frame], socket: str
-    ) -> tuple[bytes, bytes, messages.Message | None, dict[str, Any]]:
-        """(identity, request id, message or None, the error answer if None). Never raises."""
+    def _decode(self, frames: list[zmq.Frame], socket: str) -> _Received:
+        """Never raises."""
         parts = [frame.bytes for frame in frames]
         identity, body = parts[0], parts[1:]
         request = body[1] if len(body) > 1 and len(body[1]) <= 64 else b""
         try:
-            return identity, request, messages.decode(body, socket=socket), {}
+            caller = self._callers.find(str(frames[-1].get("User-Id")).encode())
+            if caller is None:
+                raise Unauthorised("This client was removed: have it added again on the daemon's machine.")
+            message = messages.decode(body, socket=socket)
+            self._answering.check_allowed(message, caller)
         except Exception as error:
-            return identity, request, None, error_body(error)
+            return _Received(identity, request, NOBODY, None, error_body(error))
+        return _Received(identity, request, caller, message, {})
 
-    def _reply(self, channel: Channel, identity: bytes, request: bytes, answer: dict[str, Any]) -> None:
-        self._outboxes[channel].send([identity, messages.VERSION_FRAME, request, messages.pack(answer)])
+    def _reply(self, channel: Channel, received: _Received, answer: dict[str, Any]) -> None:
+        self._outboxes[channel].send(
+            [received.identity, messages.VERSION_FRAME, received.request, messages.pack(answer)]
+        )
 
-    def _answer(
-        self,
-        message: messages.Message,
-        *,
-        identity: bytes = b"",
-        request: bytes = b"",
-        client: str = LOCAL_CLIENT,
-        accepted: list[StoredJob] | None = None,
-    ) -> dict[str, Any]:
-        """The answer to one request. What it stores is committed by the caller, whom errors of the disk are for."""
-        try:
-            if isinstance(message, messages.Submission):
-                assert accepted is not None
-                result = self._submit(message, client, accepted)
-            elif isinstance(message, messages.Watch):
-                result = self._watch(message, identity, request)
-            elif isinstance(message, messages.Unwatch):
-                result = {"watch": self._watchers.remove(identity, bytes.fromhex(message.watch))}
-            else:
-                result = self._inform(message)
-        except (DiskFull, sqlite3.Error):
-            # The whole group's transaction is lost, not only this message.
-            raise
-        except Exception as error:
-            return error_body(error)
-        return {"type": "ok"} | result
 
-    def _submit(self, message: messages.Submission, client: str, accepted: list[StoredJob]) -> dict[str, Any]:
-        self._scheduler.check_room(len(accepted) + 1)
-        # Drawn once and stored, so that another attempt makes the same.
-        seed = message.seed if message.seed is not None else secrets.randbelow(2**31)
-        job, duplicate = self._store.submit(message, client=client, seed=seed)
-        if not duplicate:
-            accepted.append(job)
-        return {"job": job.id, "state": job.state, "seed": job.seed, "duplicate": duplicate}
-
-    def _watch(self, message: messages.Watch, identity: bytes, request: bytes) -> dict[str, Any]:
-        jobs = [self._get(job) for job in message.jobs]
-        open_jobs = {job.id for job in jobs if not job.ended}
-        if open_jobs or not message.jobs:
-            self._watchers.add(identity, request, jobs=open_jobs if message.jobs else None, progress=message.progress)
-        return {"jobs": [self._describe(job) for job in jobs]}
-
-    def _get(self, job: str) -> StoredJob:
-        found = self._store.find(job)
-        if found is None:
-            raise NotFound(f"There is no job '{job}': 'list' shows those that are known.", job=job)
-        return found
-
-    def _describe(self, job: StoredJob) -> dict[str, Any]:
-        return job.to_wire() | {"progress": self._scheduler.progress(job.id) or self._batches.progress(job.id)}
-
-    def _inform(self, message: messages.Message) -> dict[str, Any]:
-        """The answers of everything that only looks, and of cancel and shutdown."""
-        uptime = round(time.monotonic() - self._began, 3)
-        if isinstance(message, messages.Ping):
-            return {"instance": self.instance, "uptime": uptime}
-        if isinstance(message, messages.Hello):
-            return {
-                "instance": self.instance,
-                "daemon": __version__,
-                "protocol_minimum": [messages.PROTOCOL[0], 0],
-                "protocol_maximum": list(messages.PROTOCOL),
-                "capabilities": list(CAPABILITIES),
-                "largest_message": self.settings.server.largest_message,
-                "pid": os.getpid(),
-            }
-        if isinstance(message, messages.Get):
-            job = self._get(message.job)
-            history = {"history": self._store.history(job.id)} if message.history else {}
-            return {"job": self._describe(job) | history}
-        if isinstance(message, messages.List):
-            jobs, following = self._store.page(
-                states=message.states, limit=message.limit, before=message.before, batch=message.batch
-            )
-            return {"jobs": [job.to_wire(short=not message.results) for job in jobs], "next": following}
-        if isinstance(message, messages.Cancel):
-            job = self._get(message.job)
-            job = self._batches.cancel(job) if job.kind == messages.Batch.TYPE else self._scheduler.cancel(job.id)
-            return {"job": job.id, "state": job.state}
-        if isinstance(message, messages.Unload):
-            return {"models": self._scheduler.unload(message.model)}
-        if isinstance(message, messages.Models):
-            return {
-                "models": [
-                    {
-                        "name": model.name,
-                        "title": model.title,
-                        "licence": model.licence,
-                        "embedded": model.embedded,
-                        "installed": model.installed,
-                    }
-                    for model in list_models()
-                ]
-            }
-        if isinstance(message, messages.Status):
-            return {
-                "instance": self.instance,
-                "pid": os.getpid(),
-                "uptime": uptime,
-                "running": self._scheduler.running,
-                "queued": self._scheduler.waiting,
-                "counts": self._store.counts(),
-                "worker": self._scheduler.health(),
-                "watchers": len(self._watchers),
-            }
-        if isinstance(message, messages.Shutdown):
-            asyncio.get_running_loop().call_later(0.05, self._stop.set)
-            return {"instance": self.instance}
-        raise ClientError(f"The message '{message.TYPE}' has no answer.")
+def remote_endpoint(remote: RemoteSettings, port: int) -> str:
+    """Where other machines are listened to."""
+    address = "0.0.0.0" if remote.address == "*" else remote.address
+    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
 
 
 def serve(settings: Settings, folders: Folders) -> None:

@@ -111,6 +111,29 @@ class PathSettings:
 
 
 @dataclass(frozen=True)
+class RemoteSettings:
+    """Clients on other machines (`vatt clients`); off until switched on. address: where to listen, an address of this
+    machine or 0.0.0.0 for all of them. port, control_port: fixed. host: what other machines call this one, where that is
+    not the address."""
+
+    enabled: bool = False
+    address: str = ""
+    port: int = 0
+    control_port: int = 0
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """file_bytes: largest upload. keep_bytes: what uploads, and takes that wait to be fetched, may take together.
+    keep_days: how long they are kept after they were last used."""
+
+    file_bytes: int = 64 << 30
+    keep_bytes: int = 128 << 30
+    keep_days: float = 7.0
+
+
+@dataclass(frozen=True)
 class WatchSettings:
     """Of watched folders. settle: seconds that a clip must stay the same before it is taken. rescan, polling: seconds
     between two looks through a folder, with events and without. patience: seconds after which a clip that cannot be
@@ -150,9 +173,25 @@ class Folders:
         """Where workers note which files of a job they are publishing (see outputs.py)."""
         return self.data / "receipts"
 
+    @property
+    def clients(self) -> Path:
+        """The public keys of the named clients (see clients.py)."""
+        return self.keys / "clients"
+
+    @property
+    def uploads(self) -> Path:
+        """What clients have sent (see uploads.py)."""
+        return self.data / "uploads"
+
+    @property
+    def results(self) -> Path:
+        """Takes that wait to be fetched, a folder for each job."""
+        return self.data / "results"
+
     def make(self) -> None:
         """Make the folders, for this user alone. Raises ForbiddenPath via OSError handling of the caller."""
-        for folder in (self.config, self.data, self.runtime, self.log, self.cache, self.keys, self.receipts):
+        for folder in (self.config, self.data, self.runtime, self.log, self.cache, self.keys, self.receipts,
+                       self.uploads, self.results):  # fmt: skip
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
@@ -164,6 +203,8 @@ class Settings:
     media: MediaSettings = field(default_factory=MediaSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     paths: PathSettings = field(default_factory=PathSettings)
+    remote: RemoteSettings = field(default_factory=RemoteSettings)
+    transfers: TransferSettings = field(default_factory=TransferSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
 
 
@@ -203,6 +244,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "media.cpu_seconds": (1, 1_000_000),
     "media.wall_seconds": (1, 1_000_000),
     "cache.bytes": (0, 1 << 44),
+    "remote.port": (0, 65_535),
+    "remote.control_port": (0, 65_535),
+    "transfers.file_bytes": (1, 1 << 50),
+    "transfers.keep_bytes": (0, 1 << 50),
+    "transfers.keep_days": (0, 36_500),
 }
 
 
@@ -249,12 +295,30 @@ def load_settings(
         table, name = key.split(".", 1)
         values.setdefault(table, {})[name] = _convert(key, value, kinds[key], source)
     defaults = Settings()
-    return Settings(
+    settings = Settings(
         **{
             item.name: dataclasses.replace(getattr(defaults, item.name), **values.get(item.name, {}))
             for item in dataclasses.fields(Settings)
         }
     )
+    _check_remote(settings.remote)
+    return settings
+
+
+def _check_remote(remote: RemoteSettings) -> None:
+    """What other machines connect to is said, never chosen."""
+    if not remote.enabled:
+        return
+    if not remote.address:
+        raise BadRequest(
+            "remote.enabled needs remote.address: an address of this machine, or 0.0.0.0 for all of them.",
+            key="remote.address",
+        )
+    for name in ("port", "control_port"):
+        if not getattr(remote, name):
+            raise BadRequest(f"remote.enabled needs remote.{name}: other machines must know it.", key=f"remote.{name}")
+    if remote.port == remote.control_port:
+        raise BadRequest("remote.port and remote.control_port must differ.", key="remote.control_port")
 
 
 @functools.cache
@@ -311,6 +375,8 @@ def _convert(key: str, value: Any, kind: Any, source: str) -> Any:
             value = kind(value)
         except ValueError:
             raise problem from None
+    if isinstance(value, str) and kind is bool:
+        value = {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower(), value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:

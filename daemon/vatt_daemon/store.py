@@ -21,6 +21,7 @@ from typing import Any
 import msgpack
 from vatt_client import messages
 from vatt_client.replies import CANCELLED, DONE, ENDED, FAILED, QUEUED, RUNNING
+from vatt_client.transfers import UPLOAD
 
 from vatt_core.errors import BadRequest, DiskFull, ForbiddenPath, VattError
 
@@ -122,6 +123,7 @@ class StoredJob:
             "error": self.error,
             "batch": self.batch,
             "position": self.position,
+            "client": self.client,
         }
         if not short:
             body |= {"request": self.request, "result": self.result}
@@ -443,11 +445,15 @@ class Store:
         limit: int = 100,
         before: int | None = None,
         batch: str | None = None,
+        client: str | None = None,
     ) -> tuple[list[StoredJob], int | None]:
         """Jobs, newest first, and the cursor of the next page (None: that was the last). Items of a batch are listed
-        only when the batch is named, and then nothing else."""
+        only when the batch is named, and then nothing else. client: only those of that client."""
         conditions: list[str] = ["batch IS ?"]
         values: list[Any] = [batch]
+        if client is not None:
+            conditions.append("client = ?")
+            values.append(client)
         if states:
             conditions.append(f"state IN ({', '.join('?' * len(states))})")
             values.extend(states)
@@ -465,8 +471,24 @@ class Store:
         rows = self._db.execute("SELECT at, state, attempt, note FROM history WHERE job = ? ORDER BY sequence", (job,))
         return [{"at": at, "state": state, "attempt": attempt, "note": note} for at, state, attempt, note in rows]
 
-    def counts(self) -> dict[str, int]:
-        found = dict(self._db.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
+    def open_transfers(self) -> set[str]:
+        """The ids of jobs that have not ended and whose files go through transfers, and those of the uploads they need."""
+        rows = self._db.execute(
+            "SELECT id, request FROM jobs WHERE state IN (?, ?) AND instr(request, CAST('load:' AS BLOB))",
+            (QUEUED, RUNNING),
+        )
+        found: set[str] = set()
+        for job, request in rows:
+            values = [value for value in msgpack.unpackb(request).values() if isinstance(value, str)]
+            found |= {job, *(value.removeprefix(UPLOAD) for value in values if value.startswith(UPLOAD))}
+        return found
+
+    def counts(self, *, client: str | None = None) -> dict[str, int]:
+        own = "" if client is None else "WHERE client = ?"
+        rows = self._db.execute(
+            f"SELECT state, COUNT(*) FROM jobs {own} GROUP BY state", () if client is None else (client,)
+        )
+        found = dict(rows.fetchall())
         return {state: found.get(state, 0) for state in (QUEUED, RUNNING, DONE, FAILED, CANCELLED)}
 
     def prune(self, *, older_than: float, jobs: int, size: int, at_most: int = 1000) -> list[str]:

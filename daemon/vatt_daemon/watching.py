@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,14 @@ _Key = tuple[bytes, bytes]
 
 @dataclass
 class _Watch:
-    """One `watch` request: where its events go. jobs: None for all. owed: jobs whose state has not been taken yet."""
+    """One `watch` request: where its events go. jobs: None for all, or all of `client`. owed: jobs whose state has not been
+    taken yet."""
 
     identity: bytes
     request: bytes
     jobs: set[str] | None
     progress: bool
+    client: str | None = None
     owed: dict[str, None] = field(default_factory=dict)
 
 
@@ -38,11 +40,13 @@ class Watchers:
         channel: Channel,
         loop: asyncio.AbstractEventLoop,
         look_up: Callable[[str], dict[str, Any] | None],
+        owner: Callable[[str], str | None] = lambda job: None,
     ) -> None:
-        """look_up: the map of a job as it is now, None if it is not known any more."""
+        """look_up: the map of a job as it is now, None if it is not known any more. owner: the client that it is of."""
         self._channel = channel
         self._loop = loop
         self._look_up = look_up
+        self._owner = owner
         self._watches: dict[_Key, _Watch] = {}
         self._by_job: dict[str, set[_Key]] = {}
         self._of_all: set[_Key] = set()
@@ -52,13 +56,15 @@ class Watchers:
     def __len__(self) -> int:
         return len(self._watches)
 
-    def add(self, identity: bytes, request: bytes, *, jobs: set[str] | None, progress: bool) -> None:
-        """jobs: ids of jobs that have not ended; None: all jobs."""
+    def add(
+        self, identity: bytes, request: bytes, *, jobs: set[str] | None, progress: bool, client: str | None = None
+    ) -> None:
+        """jobs: ids of jobs that have not ended; None: all jobs, or all of `client`."""
         self.remove(identity, request)
         while len(self._watches) >= LARGEST_WATCHES:
             self.remove(*next(iter(self._watches)))
         key = (identity, request)
-        self._watches[key] = _Watch(identity, request, jobs, progress)
+        self._watches[key] = _Watch(identity, request, jobs, progress, client)
         if jobs is None:
             self._of_all.add(key)
         for job in jobs or ():
@@ -84,7 +90,7 @@ class Watchers:
 
     def publish(self, job: str, event: dict[str, Any]) -> None:
         """Send an event to everybody who watches the job. A watch ends with the end of its last job."""
-        keys = [*self._by_job.get(job, ()), *self._of_all]
+        keys = [*self._by_job.get(job, ()), *self._all_that_may_hear(job)]
         if not keys:
             return
         data = messages.pack(event)
@@ -100,6 +106,15 @@ class Watchers:
                 watch.jobs.discard(job)
                 self._forget(job, key)
                 self._end_if_done(key, watch)
+
+    def _all_that_may_hear(self, job: str) -> Iterator[_Key]:
+        owner: str | None = None
+        for key in self._of_all:
+            client = self._watches[key].client
+            if client is not None and owner is None:
+                owner = self._owner(job)
+            if client is None or client == owner:
+                yield key
 
     def _report(self, key: _Key, data: bytes) -> None:
         watch = self._watches[key]

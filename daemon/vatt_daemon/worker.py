@@ -29,6 +29,7 @@ from vatt_core.errors import BadModel, BadRequest, Cancelled, VattError
 from vatt_daemon import pipe
 from vatt_daemon.gate import BATCH, CAPTIONS, SOUND, Gate, Turn, current
 from vatt_daemon.outputs import Outputs
+from vatt_daemon.places import Places
 from vatt_daemon.settings import CacheSettings, MediaSettings, WorkerSettings
 from vatt_daemon.shelf import Shelf
 
@@ -47,12 +48,15 @@ _NONE_IS_A_CHOICE = ("loudness",)
 
 @dataclass(frozen=True)
 class Orders:
-    """What a worker is told at its start. receipts: see outputs.py. cache: folder of what it remembers."""
+    """What a worker is told at its start. receipts: see outputs.py. uploads, results: see places.py. cache: folder of what it
+    remembers."""
 
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     media: MediaSettings = field(default_factory=MediaSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     receipts: str = ""
+    uploads: str = ""
+    results: str = ""
     cache_folder: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,6 +150,8 @@ class Worker:
         body = dict(task["request"])
         message = messages.REQUESTS[body.pop("type")].from_wire(body)
         assert isinstance(message, messages.Submission)
+        asked, places = message, Places(Path(self._orders.uploads), Path(self._orders.results))
+        message, words = places.locate(message, job)
         turn = Turn(self._gate, _rank(message), stopped)
 
         def carry_out(output: Path | None) -> dict[str, Any]:
@@ -173,9 +179,9 @@ class Worker:
         outputs = Outputs(Path(message.output), job, receipts=Path(self._orders.receipts))
         found = outputs.finished()
         if found is not None:
-            return found
+            return places.told(asked, job, found)
         try:
-            return outputs.publish(carry_out(outputs.begin()))
+            return places.told(asked, job, outputs.publish(carry_out(outputs.begin()), words=words))
         except BaseException:
             with contextlib.suppress(OSError):
                 outputs.discard()

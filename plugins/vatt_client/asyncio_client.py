@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import zmq
 
 from vatt_client import errors
 from vatt_client.link import Link
 from vatt_client.session import Session
+
+T = TypeVar("T")
 
 POLLING = 0.005
 """Seconds between two looks on loops that cannot watch ZeroMQ's descriptors (the proactor loop of Windows)."""
@@ -71,13 +74,16 @@ class Looping:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    async def call(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(work)
+
 
 def _descriptors(link: Link) -> tuple[int, int]:
     return int(link.socket.getsockopt(zmq.FD)), int(link.monitor.getsockopt(zmq.FD))
 
 
 class AsyncClient(Session):
-    """A connection to the daemon of this user on this machine: `async with AsyncClient() as client: …`.
+    """A connection to the daemon of this user, or to one on another machine: `async with AsyncClient() as client: …`.
 
     Arguments, methods and errors are those of `Client`; `watch` and `watch_all` are asynchronous iterators. A cancelled
     task cancels the job that it waits for.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +18,7 @@ from vatt_client.session import Items, OnProgress, Session, absolute
 __all__ = ["Client", "OnProgress", "absolute"]
 
 T = TypeVar("T")
+S = TypeVar("S", bound=messages.Submission)
 
 
 class Blocking:
@@ -39,6 +40,9 @@ class Blocking:
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    async def call(self, work: Callable[[], T]) -> T:
+        return work()
 
 
 def finish(step: Awaitable[T]) -> T:
@@ -65,11 +69,14 @@ def each(steps: AsyncGenerator[T, None]) -> Iterator[T]:
 
 
 class Client:
-    """A connection to the daemon of this user on this machine.
+    """A connection to the daemon of this user on this machine, or to one on another machine.
 
     timeout: seconds for an answer (jobs themselves may take as long as they take). reconnect: seconds to wait for a
     daemon to come back when it goes away while a job is waited for; 0: raise DaemonLost at once. connection_file: where
-    the daemon's addresses are; none: the user's runtime folder, or $VATT_HOME/runtime.
+    the daemon's addresses are; none: $VATT_CONNECTION, or the user's runtime folder, or $VATT_HOME/runtime.
+
+    A daemon on another machine sees no files of this one: they are sent to it before a job is submitted, and what a job has
+    made is fetched into the folder that it names, all by itself.
 
     Raises DaemonNotRunning, WrongKey, DaemonTimeout or UnsupportedVersion when no connection comes about.
     """
@@ -152,12 +159,28 @@ class Client:
 
     # ---- jobs ------------------------------------------------------------------------------------------------------
 
-    def submit(self, message: messages.Submission | messages.Batch) -> str:
+    def submit(self, message: messages.Submission | messages.Batch, *, on_progress: OnProgress | None = None) -> str:
         """Hand in a job. Returns its id once the daemon has it on disk. Raises the error of a refusal.
 
-        A message without an idempotency key gets one, so that asking again after a lost answer makes no second job.
+        A message without an idempotency key gets one, so that asking again after a lost answer makes no second job. A
+        daemon on another machine is sent the files first, which `on_progress` tells of (the stage `send`, in bytes).
         """
-        return finish(self.session.submit(message))
+        return finish(self.session.submit(message, on_progress=on_progress))
+
+    def send_files(self, message: S, *, on_progress: OnProgress | None = None) -> S:
+        """The message with uploads in the place of the paths that a daemon on another machine does not see, sent now. On the
+        same machine, the message as it is."""
+        return finish(self.session.send_files(message, on_progress=on_progress))
+
+    def upload(self, path: str | Path, *, on_progress: OnProgress | None = None) -> str:
+        """Send a file. Returns `upload:` and its id, which stand for its path in messages. What the daemon has already is not
+        sent again, so that an upload which broke off goes on."""
+        return finish(self.session.upload(path, on_progress=on_progress))
+
+    def fetch(self, job: str, folder: str | Path, *, on_progress: OnProgress | None = None) -> Job:
+        """Bring the files of a job with the output `download:` into a folder, overwriting nothing. Returns the job with
+        their paths in its result. Raises the error of a job that has none, NotFound when they are not kept any more."""
+        return finish(self.session.fetch(job, folder, on_progress=on_progress))
 
     def wait(self, job: str, *, on_progress: OnProgress | None = None, timeout: float | None = None) -> Job:
         """Wait for the end of a job and return it, whatever its state; `on_progress` is called as it goes.

@@ -1,7 +1,8 @@
-"""The connection file: where a client on the same machine finds the daemon's addresses and keys.
+"""The connection file: where a client finds the daemon's addresses and keys.
 
-The daemon writes it (0600, in a folder of the user alone) after its sockets are bound, and removes it when it stops.
-A file that a killed daemon left behind is recognised by its process id.
+The daemon writes one for this user's programs (0600, in a folder of the user alone) after its sockets are bound, and removes
+it when it stops; a file that a killed daemon left behind is recognised by its process id. For a client on another machine
+`vatt clients add` writes one, which is copied there and named by $VATT_CONNECTION.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from pathlib import Path
 from vatt_client.errors import DaemonNotRunning, ForbiddenPath
 
 FILE_NAME = "connection.json"
+VARIABLE = "VATT_CONNECTION"
+"""Environment variable that names another connection file than the one of this user's own daemon."""
 
 
 @dataclass(frozen=True)
 class Connection:
     """Where the daemon is. Addresses are ZeroMQ endpoints, keys are Z85 texts of 40 characters.
 
-    `client_public` and `client_secret` are the key pair by which programs of this user are let in.
+    `client_public` and `client_secret` are the key pair by which programs of this user are let in, or a named client on
+    another machine: then the daemon is `remote`, its process is none of this machine, and it sees no files here.
     """
 
     instance: str
@@ -34,6 +38,7 @@ class Connection:
     client_public: str
     client_secret: str
     protocol: str = "1.0"
+    remote: bool = False
 
 
 def runtime_folder() -> Path:
@@ -53,8 +58,19 @@ def runtime_folder() -> Path:
     return Path.home() / ".cache" / "vatt" / "runtime"
 
 
-def connection_file() -> Path:
+def chosen_file() -> Path | None:
+    """The connection file that $VATT_CONNECTION names, if it is set."""
+    named = os.environ.get(VARIABLE)
+    return Path(named).expanduser() if named else None
+
+
+def own_file() -> Path:
+    """The connection file of this user's own daemon."""
     return runtime_folder() / FILE_NAME
+
+
+def connection_file() -> Path:
+    return chosen_file() or own_file()
 
 
 def process_exists(pid: int) -> bool:
@@ -86,7 +102,8 @@ def process_exists(pid: int) -> bool:
 def read_connection(path: Path | None = None) -> Connection:
     """Read and check the connection file.
 
-    Raises DaemonNotRunning when there is none or its daemon is gone, ForbiddenPath when others could have written it.
+    path: none for $VATT_CONNECTION, or that of this user's own daemon. Raises DaemonNotRunning when there is none or its
+    daemon is gone, ForbiddenPath when others could have written it.
     """
     path = connection_file() if path is None else path
     try:
@@ -94,6 +111,10 @@ def read_connection(path: Path | None = None) -> Connection:
             about = os.fstat(file.fileno())
             data = file.read(65_536)
     except FileNotFoundError:
+        if path == chosen_file():
+            raise DaemonNotRunning(
+                f"There is no connection file {path}, which {VARIABLE} or --connection names.", path=str(path)
+            ) from None
         raise DaemonNotRunning("No VATT daemon is running. Start one: vatt daemon start", path=str(path)) from None
     except OSError as error:
         raise ForbiddenPath(
@@ -110,7 +131,7 @@ def read_connection(path: Path | None = None) -> Connection:
         raise DaemonNotRunning(
             f"The connection file {path} is damaged. Start the daemon again: vatt daemon start", path=str(path)
         ) from error
-    if not process_exists(pid):
+    if not connection.remote and not process_exists(pid):
         raise DaemonNotRunning(
             f"The daemon that wrote {path} (process {pid}) is gone. Start one: vatt daemon start", path=str(path)
         )
@@ -128,7 +149,7 @@ def _check_owner(path: Path, about: os.stat_result) -> None:
     if stat.S_IMODE(about.st_mode) & 0o077:
         raise ForbiddenPath(
             f"The connection file {path} is open to others (mode {stat.S_IMODE(about.st_mode):o}): remove it and "
-            "restart the daemon.",
+            "restart the daemon; or, if you have copied it from another machine, run 'chmod 600' on it.",
             path=str(path),
         )
 

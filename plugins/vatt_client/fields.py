@@ -87,10 +87,14 @@ def _check_text(rule: Rule, name: str, value: Any) -> str:
     return str(_within(rule, name, value, len(value)))
 
 
+def is_identifier(value: Any) -> bool:
+    return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None
+
+
 def _check_identifier(rule: Rule, name: str, value: Any) -> str:
-    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
+    if not is_identifier(value):
         raise _refusal(name, "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit", rule)
-    return value
+    return str(value)
 
 
 def _check_integer(rule: Rule, name: str, value: Any) -> int:
@@ -190,6 +194,12 @@ def _check_texts(rule: Rule, name: str, value: Any) -> tuple[str, ...]:
     return tuple(_check_text(each, f"{name}[{number}]", item) for number, item in enumerate(value))
 
 
+def _check_bytes(rule: Rule, name: str, value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise _refusal(name, "must be bytes", rule)
+    return bytes(_within(rule, name, value, len(value)))
+
+
 def _check_times(rule: Rule, name: str, value: Any) -> tuple[Fraction, ...]:
     if not isinstance(value, list | tuple):
         raise _refusal(name, "must be a list of times in seconds", rule)
@@ -216,6 +226,7 @@ _CHECKS = {
     "time": _check_time,
     "time map": _check_time_map,
     "identifiers": _check_identifiers,
+    "bytes": _check_bytes,
     "texts": _check_texts,
     "times": _check_times,
     "map": _check_map,
@@ -239,6 +250,10 @@ def text(explanation: str, *, default: Any = ..., shortest: int = 0, longest: in
 
 def identifier(explanation: str, *, default: Any = ...) -> Any:
     return _field(Rule("identifier", explanation), default)
+
+
+def data(explanation: str, *, default: Any = ..., shortest: int, longest: int) -> Any:
+    return _field(Rule("bytes", explanation, shortest, longest, "bytes"), default)
 
 
 def identifiers(explanation: str, *, default: Any = ..., longest: int = 10_000) -> Any:

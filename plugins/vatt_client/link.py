@@ -10,13 +10,15 @@ import itertools
 import secrets
 import struct
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import zmq
 
 from vatt_client import errors, messages
 from vatt_client.connection import Connection, process_exists
+
+T = TypeVar("T")
 
 HEARTBEAT = 2000
 HEARTBEAT_LIMIT = 6000
@@ -57,6 +59,7 @@ class Link:
         self.monitor = self.socket.get_monitor_socket(wanted)
         self._ready = False
         self._refused = 0
+        self._broke = False
         self.socket.connect(address)
 
     def begin(self, *, events: bool = False) -> bytes:
@@ -124,6 +127,7 @@ class Link:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._ready, self._refused = True, 0
         elif event == zmq.EVENT_DISCONNECTED:
+            self._broke = self._broke or self._ready
             self._ready = False
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._refused = CERTAINLY
@@ -131,16 +135,27 @@ class Link:
             self._refused += 1
 
     def check_alive(self) -> None:
-        """Raise DaemonLost when the daemon's process is gone, WrongKey when it refuses this client's key."""
-        if not process_exists(self._connection.pid):
+        """Raise DaemonLost when the daemon's process, or the connection to another machine, is gone; WrongKey when the daemon
+        refuses this client's key."""
+        remote = self._connection.remote
+        if self._refused >= CERTAINLY and not self._ready:
+            raise errors.WrongKey(
+                "The daemon refuses this client's key: it was removed there, or the connection file is not for this daemon. "
+                "Have it added again on the daemon's machine with 'vatt clients add'."
+                if remote
+                else "The daemon refuses this client's key: the connection file does not belong to it. Restart the daemon "
+                "with 'vatt daemon stop' and 'vatt daemon start'."
+            )
+        if remote and self._broke:
+            # What was under way on it gets no answer any more, and no process here could tell.
+            raise errors.DaemonLost(
+                f"The connection to the daemon ({self._connection.control}) broke off. Jobs that it had accepted go on, and what "
+                "was sent of a file is kept."
+            )
+        if not remote and not process_exists(self._connection.pid):
             raise errors.DaemonLost(
                 "The daemon has ended. Jobs that it had accepted are kept; they go on after 'vatt daemon start'.",
                 pid=self._connection.pid,
-            )
-        if self._refused >= CERTAINLY and not self._ready:
-            raise errors.WrongKey(
-                "The daemon refuses this client's key: the connection file does not belong to it. Restart the daemon "
-                "with 'vatt daemon stop' and 'vatt daemon start'."
             )
 
     def close(self) -> None:
@@ -164,3 +179,6 @@ class Waiter(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Do something that takes a while and waits for no link, such as reading a large file."""

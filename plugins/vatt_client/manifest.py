@@ -21,6 +21,7 @@ from typing import Any
 from vatt_client import fields
 from vatt_client.errors import BadRequest, ForbiddenPath, InputNotVisible
 from vatt_client.messages import ITEM_ALIASES, LARGEST_BATCH, Generate
+from vatt_client.transfers import DOWNLOAD, UPLOAD
 
 LARGEST_FILE = 64 << 20
 """Bytes; more than ten thousand lines of this kind have."""
@@ -59,7 +60,7 @@ def located(item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found = dict(item)
     for name in _PATHS:
         value = found.get(name)
-        if isinstance(value, str | Path) and str(value):
+        if isinstance(value, str | Path) and str(value) and not str(value).startswith((UPLOAD, DOWNLOAD)):
             found[name] = str(folder / Path(value).expanduser())
     return found
 

@@ -131,7 +131,7 @@ class Takes(Reply):
 @dataclass(frozen=True, kw_only=True)
 class Job(Reply):
     """A job as it is. Times are seconds since 1970; `error` is an error map, see errors.from_wire. An item of a batch names
-    the batch and its position in it, from 0."""
+    the batch and its position in it, from 0. client: whose job it is, `local` for programs of the daemon's own user."""
 
     id: str
     kind: str
@@ -149,6 +149,7 @@ class Job(Reply):
     history: list[dict[str, Any]] | None = None
     batch: str | None = None
     position: int | None = None
+    client: str = "local"
 
     @property
     def ended(self) -> bool:
@@ -233,7 +234,8 @@ class BatchReport(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class DaemonStatus(Reply):
-    """Answer to `status`. `worker` describes the model process; `counts` are jobs by state."""
+    """Answer to `status`. `worker` describes the model process; `counts` are jobs by state; `remote` says where other machines
+    are listened to, none: nowhere."""
 
     instance: str
     pid: int = 0
@@ -243,3 +245,4 @@ class DaemonStatus(Reply):
     counts: dict[str, int] = field(default_factory=dict)
     worker: dict[str, Any] = field(default_factory=dict)
     watchers: int = 0
+    remote: dict[str, Any] | None = None

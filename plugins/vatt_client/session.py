@@ -1,7 +1,6 @@
-"""What both clients do, written once: asking, submitting, watching, and surviving the loss of the daemon.
+"""What both clients do, written once: submitting, watching, and surviving the loss of the daemon.
 
-Everything that waits is a coroutine over a `Waiter`. `Client` runs these coroutines with a waiter that blocks, so that
-they never suspend; `AsyncClient` runs them on an asyncio loop.
+Everything that waits is a coroutine over a `Waiter`, see asking.py.
 """
 
 from __future__ import annotations
@@ -10,22 +9,22 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from vatt_client import connection, errors, manifest, messages, replies
-from vatt_client.link import Link, Waiter
+from vatt_client import errors, manifest, messages, replies
+from vatt_client.asking import TICK
+from vatt_client.carrying import Carrying, OnProgress, detached
+from vatt_client.link import Link
 from vatt_client.replies import BatchReport, Job, Progress
+from vatt_client.transfers import DOWNLOAD, UPLOAD
 
-OnProgress = Callable[[Progress], None]
 Items = str | Path | Iterable[Mapping[str, Any]]
 """The clips of a batch: a manifest file, or a map of the fields of `generate` for each."""
 
-TICK = 0.1
-"""Seconds between two looks at whether the daemon's process is still there."""
 RECONCILE = 5.0
 """Seconds without any word of a watched job after which `get` is asked, and the watch is made again."""
 HEARTBEAT = 2.0
@@ -38,114 +37,8 @@ PAGE = 500
 """Jobs fetched at a time with their results."""
 
 
-class Session:
-    """A connection to the daemon of this user on this machine; see `Client` for the arguments."""
-
-    def __init__(
-        self, waiter: Waiter, *, timeout: float, reconnect: float, connection_file: Path | None, name: str
-    ) -> None:
-        self._waiter = waiter
-        self._timeout = timeout
-        self._reconnect = reconnect
-        self._file = connection_file
-        self._name = name
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._links: dict[str, Link] = {}
-        self._opened = 0
-        self._opening = False
-        self._last_ping = 0.0
-        self.welcome = replies.Welcome(instance="")
-
-    # ---- the connection --------------------------------------------------------------------------------------------
-
-    async def open(self) -> None:
-        """Connect and say hello. Raises DaemonNotRunning, WrongKey, DaemonTimeout or UnsupportedVersion."""
-        found = connection.read_connection(self._file)
-        if self._context is None:
-            # pyzmq keeps a context per client, so that closing one never waits for another.
-            self._context = zmq.Context()
-        for socket, address in ((messages.JOBS, found.jobs), (messages.CONTROL, found.control)):
-            link = self._links[socket] = Link(self._context, found, address)
-            self._waiter.attach(link)
-        try:
-            self.welcome = await self.hello()
-        except (errors.DaemonTimeout, errors.DaemonLost) as error:
-            raise errors.DaemonNotRunning(
-                "The connection file names a daemon that does not answer. If it still runs, 'vatt daemon stop' it, "
-                "then 'vatt daemon start'.",
-                instance=found.instance,
-            ) from error
-        self._last_ping = time.monotonic()
-        self._opened += 1
-
-    def _disconnect(self) -> None:
-        for link in self._links.values():
-            self._waiter.detach(link)
-            link.close()
-        self._links = {}
-
-    def close(self) -> None:
-        self._disconnect()
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
-
-    async def _come_back(self, lost: errors.DaemonLost, opened: int) -> None:
-        """Wait for a daemon to take the lost one's place and connect to it; raises `lost` when none comes."""
-        end = time.monotonic() + self._reconnect
-        while time.monotonic() < end:
-            await self._waiter.sleep(0.1)
-            if self._opened != opened:
-                return
-            if self._opening:
-                continue
-            self._opening = True
-            try:
-                self._disconnect()
-                with contextlib.suppress(errors.DaemonNotRunning, errors.WrongKey):
-                    await self.open()
-                    return
-            finally:
-                self._opening = False
-        raise lost
-
-    # ---- questions -------------------------------------------------------------------------------------------------
-
-    def link(self, socket: str) -> Link:
-        """The connection to that socket of the daemon. Raises DaemonLost when there is none."""
-        try:
-            return self._links[socket]
-        except KeyError:
-            raise errors.DaemonLost("This client is not connected.") from None
-
-    async def ask(self, message: messages.Message, *, timeout: float | None = None) -> dict[str, Any]:
-        """Send a request and wait for its answer's map. Raises the typed error of an error answer, and WrongKey,
-        DaemonLost or DaemonTimeout when none comes."""
-        link = self.link(messages.CONTROL if messages.CONTROL in message.SOCKETS else messages.JOBS)
-        identity = link.begin()
-        try:
-            return await self._answer(link, identity, message, timeout)
-        finally:
-            link.forget(identity)
-
-    async def _answer(
-        self, link: Link, identity: bytes, message: messages.Message, timeout: float | None
-    ) -> dict[str, Any]:
-        end = time.monotonic() + (self._timeout if timeout is None else timeout)
-        frames = messages.encode(message, identity, largest=self.welcome.largest_message)
-        while not link.send(frames):
-            await self._pause(link, end, message.TYPE)
-        while (answer := link.take(identity)) is None:
-            await self._pause(link, end, message.TYPE)
-        return answer
-
-    async def _pause(self, link: Link, end: float, name: str) -> None:
-        left = end - time.monotonic()
-        if left > 0:
-            await self._waiter.wait(link, min(left, TICK))
-        link.check_alive()
-        if left <= 0:
-            raise errors.DaemonTimeout(f"The daemon did not answer '{name}' in time. See 'vatt daemon status'.")
+class Session(Carrying):
+    """What can be asked of a daemon; see `Client` for the arguments."""
 
     async def hello(self) -> replies.Welcome:
         return replies.Welcome.from_wire(await self.ask(messages.Hello(client=self._name)))
@@ -196,16 +89,25 @@ class Session:
 
     # ---- jobs ------------------------------------------------------------------------------------------------------
 
-    async def submit(self, message: messages.Submission | messages.Batch) -> str:
+    async def submit(
+        self, message: messages.Submission | messages.Batch, *, on_progress: OnProgress | None = None
+    ) -> str:
         timeout = BATCH_TIMEOUT if isinstance(message, messages.Batch) else None
         if message.idempotency_key is None:
             message = dataclasses.replace(message, idempotency_key=str(uuid.uuid4()))
+        folder = None
+        if self.remote and isinstance(message, messages.Submission):
+            message, folder = detached(await self.send_files(message, on_progress=on_progress))
         while True:
             opened = self._opened
             try:
-                return str((await self.ask(message, timeout=timeout))["job"])
+                job = str((await self.ask(message, timeout=timeout))["job"])
             except errors.DaemonLost as lost:
                 await self._come_back(lost, opened)
+                continue
+            if folder is not None:
+                self.errands[job] = folder
+            return job
 
     async def wait(self, job: str, *, on_progress: OnProgress | None = None, timeout: float | None = None) -> Job:
         async with contextlib.aclosing(self.watch([job], on_progress=on_progress, timeout=timeout)) as steps:
@@ -226,6 +128,7 @@ class Session:
                 async with contextlib.aclosing(self._watch_once(waiting, on_progress, end)) as steps:
                     async for found in steps:
                         if found.ended:
+                            found = await self.bring(found, on_progress=on_progress)
                             waiting.discard(found.id)
                         if last.get(found.id) != (found.state, found.attempt):
                             last[found.id] = (found.state, found.attempt)
@@ -301,7 +204,7 @@ class Session:
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> Job:
-        job = await self.submit(message)
+        job = await self.submit(message, on_progress=on_progress)
         try:
             return await self.wait(job, on_progress=on_progress, timeout=timeout)
         except errors.ConnectionProblem:
@@ -370,5 +273,8 @@ def batch_message(
 
 
 def absolute(path: str | Path) -> str:
-    """A path as the daemon needs it: absolute, since the daemon's working directory is another one."""
+    """A path as the daemon needs it: absolute, since the daemon's working directory is another one. The words that stand for
+    uploads and downloads stay."""
+    if isinstance(path, str) and path.startswith((UPLOAD, DOWNLOAD)):
+        return path
     return str(Path(path).expanduser().absolute())

@@ -134,6 +134,14 @@ def client(home: Home) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
+def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A daemon's folder that the tests of a module share; one of their fixtures starts the daemon."""
+    found = Home(tmp_path_factory.mktemp("daemon"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
 def running_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     found = Home(tmp_path_factory.mktemp("daemon"))
     found.start()

@@ -108,6 +108,7 @@ class Pipeline:
             if what == "weigh":
                 (request.output / f"weight-{request.seed}.bin").write_bytes(bytes(int(argument)))
             wav = request.output / f"{request.path.stem}-{request.seed}-{number}.wav"
-            wav.write_bytes(b"RIFF " + request.prompt.encode())
+            more = os.urandom(int(argument)) if what == "large" else b""
+            wav.write_bytes(b"RIFF " + request.prompt.encode() + more)
             takes.append({"wav": str(wav), "sidecar": "", "caption": request.prompt, "seed": request.seed})
         return Result({"takes": takes, "pid": os.getpid()})

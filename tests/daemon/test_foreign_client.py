@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vatt_client import connection, replies
+from vatt_client import connection, messages, replies
 
 FOREIGN = Path(__file__).parent / "foreign"
 
@@ -71,5 +71,5 @@ def test_the_page_is_enough_to_write_a_client(home: Any) -> None:
         ("wrongKey", "unauthorised", None),
     ]:  # fmt: skip
         assert (seen[what]["code"], seen[what]["field"]) == (code, field)
-    assert seen["version"]["details"]["maximum"] == [1, 0]
+    assert seen["version"]["details"]["maximum"] == list(messages.PROTOCOL)
     assert home.processes[-1].wait(20) == 0

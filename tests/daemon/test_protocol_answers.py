@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -34,10 +35,17 @@ def ask(client: Client, body: dict[str, Any], socket: str) -> dict[str, Any]:
 def test_every_answer_has_the_keys_that_are_promised(shared: Any, guest: Client) -> None:
     job = guest.run(shared.generate("plain")).id
     clip = str(shared.clip)
+    kept = guest.run(messages.Generate(path=clip, output="download:", prompt="kept")).takes().takes[0]
+    sent = {"name": "clip.mp4", "size": 5, "sha256": hashlib.sha256(b"bytes").digest()}
+    upload = ask(guest, {"type": "upload", **sent}, "jobs")["upload"]
     bodies: dict[str, dict[str, Any]] = {
         "suggest": {"path": clip},
         "generate": {"path": clip, "output": str(shared.output)},
         "batch": {"items": [{"path": clip, "output": str(shared.output)}]},
+        "upload": sent,
+        "chunk": {"upload": upload, "offset": 0, "data": b"bytes"},
+        "finish": {"upload": upload},
+        "fetch": {"job": guest.list(limit=1)[0].id, "name": kept.wav},
         "get": {"job": job, "history": True},
         "cancel": {"job": job},
         "watch": {"jobs": [job]},

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from vatt_client import Client, errors
+from vatt_client import Client, connection, errors
 
 from vatt_daemon import launch
+from vatt_daemon.cli.jobs import Connection, use_connection
 from vatt_daemon.cli.output import print_json
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Start, stop and look at the daemon.")
@@ -25,7 +26,7 @@ def _flags(port: int | None, control_port: int | None) -> dict[str, Any]:
 def start(port: Port = None, control_port: ControlPort = None) -> None:
     """Start the daemon in the background. One that runs already is left alone."""
     try:
-        with Client(name="vatt") as client:
+        with Client(name="vatt", connection_file=connection.own_file()) as client:
             print(f"The daemon is running already (process {client.welcome.pid}).")
             return
     except errors.DaemonNotRunning:
@@ -49,8 +50,12 @@ def stop() -> None:
 
 
 @app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def status(
+    connection_file: Connection = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
     """What the daemon does. The exit code is 7 when none runs."""
+    use_connection(connection_file)
     with Client(name="vatt") as client:
         now = client.status()
     if as_json:
@@ -62,6 +67,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
           f"{now.counts.get('failed', 0)} failed, {now.counts.get('cancelled', 0)} cancelled")  # fmt: skip
     if worker.get("waits_before_restart"):
         print(f"worker   died too often; the next start is in {worker['waits_before_restart']:.0f} s ({worker['log']})")
+    if now.remote is not None:
+        print(f"remote   {now.remote['address']}, ports {now.remote['port']} and {now.remote['control_port']}")
     for process in worker.get("workers", []):
         if not process["pid"]:
             print("worker   not started; the first job starts it")

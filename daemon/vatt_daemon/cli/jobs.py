@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import tomllib
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from vatt_client import Client, errors, messages
+from vatt_client import Client, connection, errors, messages
 from vatt_client.client import absolute
 from vatt_client.fields import to_fraction
 from vatt_client.replies import Job, Progress
@@ -24,6 +25,7 @@ from vatt_core.requests import PRESETS
 from vatt_core.wording import avoiding
 from vatt_daemon import guard, launch
 from vatt_daemon.cli.output import print_json, print_table, progress_display
+from vatt_daemon.places import INPUTS
 from vatt_daemon.settings import folders, load_settings
 
 Clip = Annotated[str, typer.Argument(metavar="CLIP", help="The video file.")]
@@ -31,9 +33,17 @@ Begin = Annotated[str | None, typer.Option("--in", metavar="SECONDS", help="Begi
 End = Annotated[str | None, typer.Option("--out", metavar="SECONDS", help="End of the range.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same result; left out, one is drawn and told.")]
 Model = Annotated[str, typer.Option("--model", help="Name of the model, see 'vatt models list'.")]
+Connection = Annotated[
+    Path | None,
+    typer.Option(
+        "--connection", metavar="FILE", help="Of a daemon on another machine; left out, $VATT_CONNECTION, or your own."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="Boldness; left out, the model's own.")]
 
+RECONNECT = 60.0
+"""Seconds for which a lost connection to another machine is tried again."""
 CANCEL_WAIT = 10.0
 """Seconds to wait for a cancelled job to stop, after Ctrl-C."""
 
@@ -53,9 +63,11 @@ def suggest(
     seed: Seed = None,
     temperature: Temperature = None,
     model: Model = "nano",
+    connection_file: Connection = None,
     as_json: AsJson = False,
 ) -> None:
     """Captions of what could be heard in a clip, each with a score."""
+    use_connection(connection_file)
     message = _checked(
         messages.Suggest, path=absolute(clip), count=count, start=_seconds("--in", begin), end=_seconds("--out", end),
         seed=seed, temperature=temperature, model=model,
@@ -131,9 +143,11 @@ def generate(
     true_peak: Annotated[float, typer.Option("--true-peak", help="Ceiling of true peaks in dBTP.")] = -1.0,
     fade: Annotated[float, typer.Option("--fade", help="Milliseconds of fade at both ends.")] = 5.0,
     model: Model = "nano",
+    connection_file: Connection = None,
     as_json: AsJson = False,
 ) -> None:
     """Soundtracks that fit a clip: files of exactly its length, each with a side-car that says how it was made."""
+    use_connection(connection_file)
     given = {
         "guidance_scale": guidance_scale, "guidance_schedule": guidance_schedule, "steps": steps,
         "temperature": temperature, "mask_temperature": mask_temperature, "top_k": top_k,
@@ -156,6 +170,11 @@ def generate(
     if as_json:
         print_json({"job": job.id, "seed": job.seed, **(job.result or {})})
         return
+    print_takes(job)
+
+
+def print_takes(job: Job) -> None:
+    """The files of a job on standard output, what they were made from on the other one."""
     for take in job.takes().takes:
         print(take.wav)
         for more in (take.preview, take.muxed):
@@ -163,6 +182,12 @@ def generate(
                 print(more)
         if take.caption:
             print(f"  {take.caption}{told_scores(take.scores)}", file=sys.stderr)
+
+
+def use_connection(file: Path | None) -> None:
+    """Talk to the daemon of that connection file from now on."""
+    if file is not None:
+        os.environ[connection.VARIABLE] = str(file.expanduser().absolute())
 
 
 def told_scores(scores: Mapping[str, float | None]) -> str:
@@ -254,12 +279,26 @@ def _checked(kind: type[Any], **values: Any) -> Any:
         field = str(error.details.get("field", ""))
         option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
         raise BadRequest(error.message.replace(f"The field '{field}'", option).replace(f"'{field}'", option)) from None
-    guard.check_submission(message, load_settings().paths)
+    check_here(message)
     return message
 
 
+def check_here(message: messages.Submission) -> None:
+    """Check what a message names, before a daemon is bothered. One on another machine has other models and folders."""
+    if connection.chosen_file() is None or not connection.read_connection().remote:
+        guard.check_submission(message, load_settings().paths)
+        return
+    for field in INPUTS:
+        if getattr(message, field, None) is not None:
+            guard.check_input(getattr(message, field), (), field=field)
+    if isinstance(message, messages.Generate):
+        guard.check_output(message.output, ())
+
+
 def connect() -> Client:
-    """A client of the running daemon; starts one when none runs."""
+    """A client of the running daemon. Starts one when none runs, except where a connection file was named."""
+    if connection.chosen_file() is not None:
+        return Client(name="vatt", reconnect=RECONNECT)
     try:
         return Client(name="vatt")
     except errors.DaemonNotRunning:
@@ -281,6 +320,9 @@ def carry_out(
         interrupts.append(number)
 
     with connect() as client:
+        if isinstance(message, messages.Submission):
+            with display(quiet=quiet and not sys.stderr.isatty()) as show:
+                message = client.send_files(message, on_progress=show)
         # Between the question and its answer the daemon may know a job that we cannot name yet: wait for its name.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, remember)

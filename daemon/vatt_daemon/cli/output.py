@@ -12,6 +12,7 @@ from typing import Any
 from vatt_client.replies import Progress
 
 STAGES = {
+    "send": "sending the files",
     "load": "loading the model",
     "read": "reading the clip",
     "look": "seeing",
@@ -21,6 +22,7 @@ STAGES = {
     "nudge": "fitting the motion",
     "sound": "making sound",
     "write": "writing files",
+    "fetch": "fetching the files",
 }
 
 

@@ -10,10 +10,8 @@ import typer
 from vatt_client import fields, messages
 
 from vatt_core.sidecar import read_sidecar, request_from_sidecar
-from vatt_daemon import guard
-from vatt_daemon.cli.jobs import carry_out
+from vatt_daemon.cli.jobs import carry_out, check_here
 from vatt_daemon.cli.output import print_json
-from vatt_daemon.settings import load_settings
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -35,7 +33,7 @@ def remake(
     first = read_sidecar(sidecar)
     folder = (output or sidecar.parent).expanduser().absolute()
     message = message_from_sidecar(first, folder, clip=clip and clip.expanduser().absolute(), preview=preview)
-    guard.check_submission(message, load_settings().paths)
+    check_here(message)
     job = carry_out(message, quiet=as_json)
     take = job.takes().takes[0]
     again = read_sidecar(Path(take.sidecar))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from vatt_client import Client, errors
+from vatt_client import Client, connection, errors
 from vatt_watch import Pace, Runner, WatchedFolder, WatchState, check_options
 
 from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible, NotFound, VattError
@@ -230,7 +230,7 @@ def _connector(start: bool) -> Callable[[], Client]:
         try:
             return Client(name="vatt watch")
         except errors.DaemonNotRunning:
-            if not start:
+            if not start or connection.chosen_file() is not None:
                 raise
         try:
             return launch.start_daemon(name="vatt watch")
