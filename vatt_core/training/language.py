@@ -209,6 +209,8 @@ class ConverterStage(_CaptionStage):
         self.options, self.batch, self.learn = options, batch, learn
         self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
         self.targets = scene_targets(scenes, timing)
+        # Clips that are cut to others come from single ones for nothing; those with two things at once are few.
+        self.weights = torch.tensor([2.0 if scene.layout == "two_kinds" else 1.0 for scene in scenes])
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -237,7 +239,7 @@ class ConverterStage(_CaptionStage):
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         device = self.converter.video_proj.weight.device
-        chosen = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
+        chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator).tolist()
         clips = [self._clip(row, generator) for row in chosen]
         rows, order = (torch.stack(parts) for parts in list(zip(*clips, strict=True))[1:])
         stacked = self.features.unflatten(1, (self.timing.video_tokens, -1))  # [N, V, stack, D]

@@ -17,6 +17,9 @@ WORDS = tuple(kind.keyword for kind in KINDS.values()) + tuple(
 )
 """The words that decide what is heard and seen; their presence in a prompt must survive in the converter's states."""
 
+CAPTION_LEAVES_OUT = 0.25
+"""Share of visible attributes that a caption does not mention. What is surer than one in three is still said first."""
+
 
 def draw(generator: torch.Generator, below: int) -> int:
     return int(torch.randint(below, (), generator=generator))
@@ -34,13 +37,14 @@ def _join(scene: Scene, say: dict[int, str]) -> str:
 
 
 def caption(scene: Scene, generator: torch.Generator) -> str:
-    """A caption of what can be seen: any phrasing; the material, which cannot be seen, is one of those possible."""
+    """A caption of what can be seen: any phrasing, some without one or the other attribute, so that there is more than one
+    true thing to say. The material, which cannot be seen, is one of those possible."""
 
     def say(source: Source) -> str:
-        attributes = dict(source.attributes)
-        if "material" in attributes:
+        attributes = _some(source.visible, generator, CAPTION_LEAVES_OUT)
+        if "material" in source.attributes:
             attributes["material"] = MATERIALS[draw(generator, len(MATERIALS))]
-        return sentence(source.kind, attributes, draw(generator, 3))
+        return _phrase(source, attributes, generator)
 
     return _join(scene, {id(source): say(source) for source in scene.sources})
 
@@ -50,13 +54,24 @@ def prompt(scene: Scene, generator: torch.Generator) -> str:
     shorten = chance(generator, 0.5)
 
     def say(source: Source) -> str:
-        attributes = {
-            name: "" if shorten and chance(generator, 0.15 if name == "material" else 0.5) else value
-            for name, value in source.attributes.items()
-        }
-        return re.sub(" +", " ", sentence(source.kind, attributes, draw(generator, 3))).strip()
+        attributes = dict(source.attributes)
+        if shorten:
+            attributes = _some(source.visible, generator, 0.5)
+            if "material" in source.attributes:
+                attributes |= _some({"material": source.attributes["material"]}, generator, 0.15)
+        return _phrase(source, attributes, generator)
 
     return _join(scene, {id(source): say(source) for source in scene.sources})
+
+
+def _some(attributes: dict[str, str], generator: torch.Generator, left_out: float) -> dict[str, str]:
+    """Each attribute as it is, or with this probability empty."""
+    return {name: "" if chance(generator, left_out) else value for name, value in attributes.items()}
+
+
+def _phrase(source: Source, attributes: dict[str, str], generator: torch.Generator) -> str:
+    text = sentence(source.kind, attributes, draw(generator, 3))
+    return re.sub(r"\ba (?=[aeiou])", "an ", re.sub(" +", " ", text).strip())
 
 
 def instruction(generator: torch.Generator) -> str:
