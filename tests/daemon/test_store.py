@@ -144,18 +144,24 @@ class StoreModel(RuleBasedStateMachine):
         self.store = Store(self.file, instance="first")
 
     def some(self, data: Any, *states: str) -> str:
-        return data.draw(st.sampled_from(sorted(job for job, state in self.states.items() if state in states)))
+        # In the order of their submission: ids are drawn anew in every run, and what is drawn must not depend on them.
+        return data.draw(st.sampled_from([job for job, state in self.states.items() if state in states]))
 
     def has(self, *states: str) -> bool:
         return any(state in states for state in self.states.values())
 
-    @rule(key=st.sampled_from("abcdef"), priority=st.sampled_from(["interactive", "batch"]))
-    def submit(self, key: str, priority: str) -> None:
-        job, known = self.store.submit(submission(0, idempotency_key=key, priority="batch"), client="local", seed=1)
+    @rule(key=st.sampled_from("abcdef"), at_once=st.booleans())
+    def submit(self, key: str, at_once: bool) -> None:
+        """`at_once`: begun in the same commit, as a daemon does that has nothing else to do."""
+        with self.store.transaction():
+            job, known = self.store.submit(submission(0, idempotency_key=key, priority="batch"), client="local", seed=1)
+            if at_once and not known:
+                self.store.start(job.id)
         assert known == (key in self.keys)
         assert self.keys.setdefault(key, job.id) == job.id
-        self.states.setdefault(job.id, "queued")
-        self.attempts.setdefault(job.id, 0)
+        if not known:
+            self.states[job.id] = "running" if at_once else "queued"
+            self.attempts[job.id] = int(at_once)
 
     @precondition(lambda self: self.has("queued"))
     @rule(data=st.data())

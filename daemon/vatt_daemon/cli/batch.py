@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from vatt_client import BatchItem, Progress
+from vatt_client import BatchItem
 from vatt_client.session import batch_message
 
 from vatt_daemon.cli.jobs import carry_out, connect
@@ -20,8 +17,6 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 INCOMPLETE = 1
 """Exit code when the batch has ended and some of its items are not done."""
-LINE_INTERVAL = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
 
 
 @app.command()
@@ -46,7 +41,7 @@ def batch(
     message = batch_message(
         manifest, output=output, report=report, resume=not again, defaults={} if model is None else {"model": model}
     )
-    job = carry_out(message, quiet=as_json, display=_progress)
+    job = carry_out(message, quiet=as_json)
     with connect() as client:
         found = client.report(job.id)
     if as_json:
@@ -70,51 +65,3 @@ def _print_item(item: BatchItem) -> None:
         print(take.wav)
     if item.error is not None:
         print(f"item {item.position + 1}, {item.path or 'no path'}: {item.error['message']}", file=sys.stderr)
-
-
-@contextmanager
-def _progress(*, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
-    """Shows how many clips are done, and how long the rest will take."""
-    if quiet:
-        yield lambda progress: None
-    elif sys.stderr.isatty():
-        with _bar() as show:
-            yield show
-    else:
-        yield _Lines().show
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("clips", total=None, left="")
-
-        def show(progress: Progress) -> None:
-            bars.update(task, completed=progress.done, total=progress.total, left=_left(progress))
-
-        yield show
-
-
-class _Lines:
-    """A line now and then."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def show(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._last >= LINE_INTERVAL or progress.done == progress.total:
-            self._last = now
-            print(f"{progress.done} of {progress.total} clips {_left(progress)}".rstrip(), file=sys.stderr, flush=True)
-
-
-def _left(progress: Progress) -> str:
-    if not progress.eta:
-        return ""
-    minutes, seconds = divmod(round(progress.eta), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"

@@ -7,8 +7,7 @@ import os
 import signal
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,7 +16,7 @@ import typer
 from vatt_client import Client, connection, errors, messages
 from vatt_client.client import absolute
 from vatt_client.fields import to_fraction
-from vatt_client.replies import Job, Progress
+from vatt_client.replies import Job
 
 from vatt_core.errors import BadRequest
 from vatt_core.media.time_map import TimeMap
@@ -46,9 +45,6 @@ RECONNECT = 60.0
 """Seconds for which a lost connection to another machine is tried again."""
 CANCEL_WAIT = 10.0
 """Seconds to wait for a cancelled job to stop, after Ctrl-C."""
-
-Display = Callable[..., AbstractContextManager[Callable[[Progress], None]]]
-"""Makes the callback that shows the progress of a job."""
 
 suggest_app = typer.Typer(pretty_exceptions_enable=False)
 generate_app = typer.Typer(pretty_exceptions_enable=False)
@@ -306,9 +302,7 @@ def connect() -> Client:
         return launch.start_daemon()
 
 
-def carry_out(
-    message: messages.Submission | messages.Batch, *, quiet: bool, display: Display = progress_display
-) -> Job:
+def carry_out(message: messages.Submission | messages.Batch, *, quiet: bool) -> Job:
     """Submit, show the progress, return the job that is done. Ctrl-C, and being terminated, cancel it in the daemon."""
 
     interrupts: list[int] = []
@@ -321,7 +315,7 @@ def carry_out(
 
     with connect() as client:
         if isinstance(message, messages.Submission):
-            with display(quiet=quiet and not sys.stderr.isatty()) as show:
+            with progress_display(quiet=quiet and not sys.stderr.isatty()) as show:
                 message = client.send_files(message, on_progress=show)
         # Between the question and its answer the daemon may know a job that we cannot name yet: wait for its name.
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -332,7 +326,7 @@ def carry_out(
         try:
             if interrupts:
                 raise KeyboardInterrupt
-            with display(quiet=quiet and not sys.stderr.isatty()) as show:
+            with progress_display(quiet=quiet and not sys.stderr.isatty()) as show:
                 ended = client.wait(job, on_progress=show)
         except KeyboardInterrupt:
             left = "what was made stays" if isinstance(message, messages.Batch) else "nothing was written"

@@ -25,6 +25,9 @@ STAGES = {
     "fetch": "fetching the files",
 }
 
+LINE_INTERVAL = 10.0
+"""Seconds between two lines about the same stage where there is no terminal."""
+
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1))
@@ -43,7 +46,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 @contextmanager
 def progress_display(*, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
-    """Yields the callback that shows the progress of one job on standard error."""
+    """Yields the callback that shows the progress of a job or a batch on standard error."""
     if quiet:
         yield lambda progress: None
     elif sys.stderr.isatty():
@@ -59,27 +62,41 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("{task.fields[left]}"))  # fmt: skip
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(progress: Progress) -> None:
             if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(STAGES.get(progress.stage, progress.stage), total=progress.total)
-            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total)
+                label = STAGES.get(progress.stage, progress.stage)
+                tasks[progress.stage] = bars.add_task(label, total=progress.total, left="")
+            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, left=_left(progress))
 
         yield show
 
 
 class _Lines:
-    """One line when a stage begins, with the time since the first."""
+    """A line when a stage begins, and now and then while it lasts, with the time since the first."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
+        self._told = self._began
         self._stage = ""
 
     def show(self, progress: Progress) -> None:
-        if progress.stage != self._stage:
-            self._stage = progress.stage
-            label = STAGES.get(progress.stage, progress.stage)
-            print(f"{time.monotonic() - self._began:6.1f} s  {label}", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        label = STAGES.get(progress.stage, progress.stage)
+        if progress.stage == self._stage:
+            if now - self._told < LINE_INTERVAL:
+                return
+            label = f"{label} {progress.done} of {progress.total} {_left(progress)}".rstrip()
+        self._stage, self._told = progress.stage, now
+        print(f"{now - self._began:6.1f} s  {label}", file=sys.stderr, flush=True)
+
+
+def _left(progress: Progress) -> str:
+    if not progress.eta:
+        return ""
+    minutes, seconds = divmod(round(progress.eta), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
