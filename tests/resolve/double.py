@@ -242,7 +242,7 @@ class MediaPool(Bridge):
         known = {clip._properties["File Path"] for clip in self._current._clips}
         sounds = (".wav",)
         made = [
-            MediaPoolItem(path, Type="Audio" if path.endswith(sounds) else "Video", FPS=float(self._project._rate))
+            MediaPoolItem(path, Type="Audio" if path.endswith(sounds) else "Video", FPS=float(self._project._rate.split()[0]))
             for path in paths if path not in known and self._importable(path)
         ]  # fmt: skip
         self._current._clips += made
@@ -429,6 +429,9 @@ class Resolve(Bridge):
 
     def GetVersion(self, /) -> list[Any]:
         return [*self._profile.version, 0, 1, ""]
+
+    def GetVersionString(self, /) -> str:
+        return ".".join(map(str, [*self._profile.version, 0, 1]))
 
     def GetProjectManager(self, /) -> ProjectManager:
         return self._manager

@@ -11,10 +11,23 @@ from typing import Any
 
 import pytest
 import vatt_resolve
+from vatt_daemon.cli import main
 from vatt_resolve import actions, selftest, selftest_entry
 
-from tests.resolve.double import STUDIO_21_1, WITH_PYTHON, Profile, Project, Resolve
-from tests.resolve.timelines import film, installed, sounds_of
+from tests.resolve import double
+from tests.resolve.double import (
+    FREE_21_0,
+    FREE_21_1,
+    STUDIO_21_1,
+    WITH_PYTHON,
+    MediaPoolItem,
+    Profile,
+    Project,
+    Resolve,
+    TimelineItem,
+    scriptapp,
+)
+from tests.resolve.timelines import build, film, installed, sounds_of
 
 
 @pytest.mark.parametrize("profile", WITH_PYTHON, ids=lambda profile: profile.name)
@@ -104,6 +117,50 @@ def test_the_self_test_says_what_differs(tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert "DIFFERENT" in said and "47" in said
     assert selftest_entry.main("selftest", Resolve(STUDIO_21_1, None), {"command": [str(command)]})
+
+
+def test_the_self_test_s_command_and_menu_entry_write_their_own_material(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resolve = Resolve(STUDIO_21_1, None)
+    module = type("module", (), {"scriptapp": staticmethod(lambda name: scriptapp(resolve))})
+    monkeypatch.setitem(sys.modules, "DaVinciResolveScript", module)
+    with pytest.raises(SystemExit) as ended:
+        main(["resolve", "selftest"])
+    assert ended.value.code == 0, capsys.readouterr()
+    assert selftest_entry.main("selftest", Resolve(FREE_21_0, None), installed(home, tmp_path)), capsys.readouterr()
+    capsys.readouterr()
+    refused = Resolve(FREE_21_1, None)
+    module.scriptapp = staticmethod(lambda name: scriptapp(refused))  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit) as ended:
+        main(["resolve", "selftest"])
+    assert ended.value.code != 0 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_every_call_is_one_that_the_interface_has() -> None:
+    """What Resolve does not know it answers with None: a wrong name would never be noticed."""
+    known = {name for kind in vars(double).values() if isinstance(kind, type) for name in vars(kind)}
+    called = set()
+    for file in Path(vatt_resolve.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("ask", "need", "has"):
+                name = node.args[1]
+                if isinstance(name, ast.Constant):
+                    called.add(name.value)
+    assert len(called) > 50 and called <= known
+
+
+def test_a_drop_frame_timeline_is_served_to_the_frame(home: Any, tmp_path: Path) -> None:
+    resolve, _, timeline = build(rate="29.97 DF", first=107_892)
+    media = MediaPoolItem(str(home.write("clip.mp4", "a clip")), FPS=29.97)
+    timeline._current = timeline._add(TimelineItem(media, 108_000, 108_100, left=30))
+    assert actions.main("generate", resolve, installed(home, tmp_path, takes=1), ["--no-window"])
+    assert sounds_of(timeline) == {"Audio 1": [], "VATT": [(108_000, 108_100)]}
+    assert list(timeline._markers) == [108]
+    with home.client() as client:
+        request = client.get(client.list()[0].id).request or {}
+    frame = Fraction(1001, 30_000)
+    assert (Fraction(request["start"]), Fraction(request["end"])) == (30 * frame, 130 * frame)
 
 
 def test_what_runs_in_resolve_is_python_3_8_and_the_standard_library() -> None:

@@ -116,7 +116,7 @@ def _panel(
     try:
         _say(process, opening)
         for line in process.stdout:
-            order = json.loads(line)
+            order = _understood(line)
             if order["type"] == "place" and session is not None:
                 answer = _place(session, clips[order["clip"]][0], order["takes"])
                 good = good and not answer["problems"]
@@ -128,7 +128,7 @@ def _panel(
                 print("VATT: {}".format(order["message"]))
             elif order["type"] == "close":
                 break
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ResolveProblem(f"The panel of VATT ended unexpectedly ({error}).") from None
     finally:
         with contextlib.suppress(OSError):  # what was not sent, nobody reads any more
@@ -143,6 +143,13 @@ def panel_environment(settings: dict[str, Any]) -> dict[str, str]:
     """Resolve's own environment without what it sets for its own Python, which would lead VATT's astray."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
     return dict(inherited, **settings.get("environment", {}))
+
+
+def _understood(line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        raise ResolveProblem(f"The panel of VATT said something that is no order: {line.strip()[:80]}") from None
 
 
 def _say(process: Any, message: dict[str, Any]) -> None:

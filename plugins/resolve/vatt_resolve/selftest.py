@@ -84,13 +84,27 @@ def _checks(
             got = str(problem)
         found.append(Finding(f"sound {number}", (track, target.start, target.end - target.start), got))
     found.append(Finding("the marker's data", "selftest", (last_made(session, target) or {}).get("job")))
+    set_before = _as_set(resolve, project)
     try:
         proxy = render(session, target, folder, why="a test", sleep=sleep)
         found.append(Finding("the rendered proxy is a file", True, os.path.getsize(proxy.path) > 0))
         os.unlink(proxy.path)
     except (ResolveProblem, OSError) as problem:
         found.append(Finding("the rendered proxy", "a file", str(problem)))
+    found.append(Finding("page, marks and Deliver page after rendering", set_before, _as_set(resolve, project)))
+    kept = ask(project, "SaveAsNewRenderPreset", "VATT self-test")
+    found.append(Finding("a render preset is kept and removed", (True, True),
+                         (kept, ask(project, "DeleteRenderPreset", "VATT self-test"))))  # fmt: skip
     return found
+
+
+def _as_set(resolve: Any, project: Any) -> Any:
+    return (
+        ask(resolve, "GetCurrentPage"),
+        ask(ask(project, "GetCurrentTimeline"), "GetMarkInOut"),
+        ask(project, "GetCurrentRenderFormatAndCodec"),
+        ask(project, "GetCurrentRenderMode"),
+    )
 
 
 def report(findings: list[Finding]) -> str:
