@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from vatt_daemon.cli import doctor, main
+from vatt_daemon.cli import doctor
 from vatt_installers import blender, resolve
 
+from tests.installers.conftest import Call
 from vatt_core.errors import BadRequest, NotFound
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """The `vatt` command for a user whose folders are below tmp_path."""
-    monkeypatch.setenv("VATT_HOME", str(tmp_path / "vatt home"))
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "APPDATA"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        said, complained = io.StringIO(), io.StringIO()
-        with redirect_stdout(said), redirect_stderr(complained), pytest.raises(SystemExit) as end:
-            main(list(arguments))
-        return int(end.value.code or 0), said.getvalue(), complained.getvalue()
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -128,6 +106,15 @@ def test_the_extension_goes_into_every_blender_from_4_2_on(call: Call, tmp_path:
     assert not (places[0] / "left over.py").exists()
     assert call("plugins", "uninstall", "blender")[0] == 0
     assert list(configuration.rglob("__init__.py")) == []
+
+
+def test_the_extension_goes_into_and_out_of_a_named_folder(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "my extensions"
+    file = extension(tmp_path / "one.zip")
+    assert call("plugins", "install", "blender", "--from", str(file), "--path", str(folder))[0] == 0
+    assert (folder / "vatt" / "__init__.py").is_file()
+    assert call("plugins", "uninstall", "blender", "--path", str(folder))[0] == 0
+    assert not (folder / "vatt").exists()
 
 
 def test_a_blender_that_can_be_run_installs_it_itself(call: Call, tmp_path: Path) -> None:

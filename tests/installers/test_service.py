@@ -12,13 +12,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from vatt_daemon.settings import folders
 from vatt_installers import commands
 from vatt_installers.commands import CommandFailed, Ran
 from vatt_installers.launchd import Launchd
-from vatt_installers.service import Program, manager_for, programs
+from vatt_installers.service import Program, ServiceManager, manager_for, programs
 from vatt_installers.systemd import Systemd
 from vatt_installers.windows import TaskScheduler
 
+from tests.installers.conftest import Call
 from vatt_core.errors import BadRequest
 
 HERE = Path(__file__).parent
@@ -60,6 +62,18 @@ def test_the_windows_tasks_are_these(name: str, monkeypatch: pytest.MonkeyPatch)
     names = {"t": "http://schemas.microsoft.com/windows/2004/02/mit/task"}
     assert root.findtext(".//t:Exec/t:Command", namespaces=names) == "C:\\Program Files\\Python\\pythonw.exe"
     assert root.findtext(".//t:Principal/t:UserId", namespaces=names) == "PC\\Ü & Co"
+
+
+@pytest.mark.parametrize(("platform", "manager"), [("linux", Systemd), ("darwin", Launchd), ("win32", TaskScheduler)])
+def test_the_files_are_printed_and_those_that_were_never_run_are_marked(
+    call: Call, platform: str, manager: type[ServiceManager]
+) -> None:
+    code, said, complained = call("service", "print", "--platform", platform)
+    assert code == 0 and bool(complained) == (manager is not Systemd)
+    found = manager_for(platform)
+    assert isinstance(found, manager)
+    for part in programs(log=folders().log, home=os.environ["VATT_HOME"]):
+        assert f"# {found.file(part)}\n{found.render(part)}\n" in said
 
 
 def test_a_windows_task_carries_its_home_as_code_that_runs(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def install() -> None:
     """Install and start the service; one that is installed is replaced and restarted."""
     load_settings()  # wrong ones would only show in its log
     manager, parts = _service()
+    _mark(manager)
     try:
         folders().make()
         # One that was started by hand would keep the service from starting. What it does is done by the next.
@@ -39,6 +40,15 @@ def install() -> None:
         raise ForbiddenPath(f"{error.filename} cannot be written ({error.strerror}).") from error
     for part in parts:
         print(manager.file(part))
+
+
+def _mark(manager: ServiceManager) -> None:
+    if not manager.verified:
+        print(
+            "This project has not run the service on that system, only compared its files: 'vatt service status' says "
+            "whether it works.",
+            file=sys.stderr,
+        )
 
 
 @app.command()
@@ -75,6 +85,7 @@ def show(
 ) -> None:
     """Print the files that 'install' would write, and where."""
     manager = manager_for(platform)
+    _mark(manager)
     for part in programs(log=folders().log, home=os.environ.get("VATT_HOME")):
         print(f"# {manager.file(part)}")
         print(manager.render(part))
