@@ -24,7 +24,7 @@ from vatt_client import manifest, messages
 from vatt_client.errors import Busy, ClientError
 from vatt_client.replies import CANCELLED, DONE, ENDED, FAILED, BatchReport, Job
 
-from vatt_core.errors import DiskFull, VattError
+from vatt_core.errors import DiskFull, ForbiddenPath, VattError
 from vatt_core.files import content_hash, fingerprint
 from vatt_core.media.atomic import write_bytes
 from vatt_daemon import guard
@@ -346,6 +346,8 @@ def examine(jobs: list[StoredJob], earlier: dict[str, list[StoredJob]], paths: P
             guard.check_submission(request, paths, passed=passed)
             found[job.id] = next((before for before in earlier[job.id] if is_whole(before, request)), None)
         except (ClientError, VattError, OSError) as error:
+            if isinstance(error, ForbiddenPath):
+                log.warning("refused job %s of client '%s': %s", job.id, job.client, error)
             found[job.id] = error
     return found
 

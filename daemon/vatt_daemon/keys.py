@@ -34,9 +34,17 @@ class KeyPair:
 
 
 def load_key_pair(file: Path) -> KeyPair:
-    """Read the secret key in `file`, making it when it is missing. Raises ForbiddenPath if others could read it."""
-    with contextlib.suppress(FileExistsError):
-        _make(file)
+    """Read the secret key in `file`, making it when it is missing. Raises ForbiddenPath if others could read it, or it
+    cannot be made."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            _make(file)
+    except OSError as error:
+        raise ForbiddenPath(
+            f"The key file {file} cannot be made ({error.strerror}): change the permissions of its folder, or set "
+            "VATT_HOME.",
+            path=str(file),
+        ) from error
     check_private(file)
     secret = file.read_bytes().strip()
     try:

@@ -369,6 +369,8 @@ class Server:
                     uploads=self._transfers.uploads,
                 )
             except Exception as error:
+                if isinstance(error, ForbiddenPath):
+                    log.warning("refused a job of client '%s': %s", item.caller.name, error)
                 problems[id(item.message)] = error
         return problems
 

@@ -49,6 +49,8 @@ class Home:
             "SCRIPTED_RUNS": str(root / "runs.txt"),
             "OMP_NUM_THREADS": "1",
         }
+        self.prefix: list[str] = []
+        """Put before every command, e.g. to take rights away from it."""
         self.processes: list[subprocess.Popen[bytes]] = []
 
     until = staticmethod(until)
@@ -57,7 +59,7 @@ class Home:
         return messages.Generate(path=str(self.clip), output=str(self.output), prompt=prompt, **options)
 
     def spawn(self, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "vatt_daemon"]
+        command = [*self.prefix, sys.executable, "-m", "vatt_daemon"]
         for flag in flags:
             command += ["--set", flag]
         process = subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE)
@@ -97,7 +99,7 @@ class Home:
     def vatt(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the `vatt` command."""
         return subprocess.run(
-            [sys.executable, "-m", "vatt_daemon.cli", *arguments],
+            [*self.prefix, sys.executable, "-m", "vatt_daemon.cli", *arguments],
             env=self.environment | environment, capture_output=True, text=True, timeout=60, cwd=self.root, check=False,
         )  # fmt: skip
 
