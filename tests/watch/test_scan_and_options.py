@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from vatt_client import Client
-from vatt_client.errors import BadRequest
-from vatt_watch import Pace, Runner, WatchState, check_options
+from vatt_client.errors import BadRequest, ClientError
+from vatt_watch import Pace, Runner, WatchState, check_options, state
 from vatt_watch.delivery import choose_base, describe
 from vatt_watch.options import read_options
 from vatt_watch.scan import content_mark, is_clip_name, look, scan
@@ -118,6 +118,25 @@ def test_names_of_results_avoid_what_lies_there(tmp_path: Path) -> None:
     assert choose(takes=2) == "a.mp4-2"
 
 
+def test_what_is_watched_can_be_read_while_another_program_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "PATIENCE", 0.1)
+    file = tmp_path / "watch.sqlite"
+    writing = WatchState(file)
+    with writing.transaction():
+        writing.add_folder(tmp_path, output=None, recursive=False, polling=False, options={})
+        reading = WatchState(file)
+        assert reading.folders() == []
+        with pytest.raises(ClientError):
+            reading.set_paused(1, True)
+    assert [folder.path for folder in reading.folders()] == [tmp_path]
+    reading.set_paused(reading.folders()[0].id, True)
+    assert writing.folders()[0].paused
+    reading.close()
+    writing.close()
+
+
 def test_old_hidden_results_are_cleared_away_and_nothing_else(tmp_path: Path) -> None:
     folder, home = tmp_path / "watched", tmp_path / "home"
     old = write(folder, f".vatt-{'a' * 32}/take.wav").parent
@@ -126,13 +145,13 @@ def test_old_hidden_results_are_cleared_away_and_nothing_else(tmp_path: Path) ->
     others = [write(folder, ".vatt-demo"), write(folder, ".vatt-notes/mine.txt").parent]
     for path in (old, part, *others):
         os.utime(path, (1, 1))
-    state = WatchState(home / "watch.sqlite")
-    state.add_folder(folder, output=None, recursive=False, polling=True, options={})
+    known = WatchState(home / "watch.sqlite")
+    known.add_folder(folder, output=None, recursive=False, polling=True, options={})
 
     def no_daemon() -> Client:
         raise AssertionError("there is nothing to hand in")
 
-    assert Runner(state, no_daemon, Pace(settle=0.0)).run(once=True) == 0
-    state.close()
+    assert Runner(known, no_daemon, Pace(settle=0.0)).run(once=True) == 0
+    known.close()
     assert not old.exists() and not part.exists()
     assert fresh.exists() and all(path.exists() for path in others)

@@ -245,7 +245,7 @@ def test_a_clip_that_goes_while_it_is_worked_on_leaves_nothing(home: Any) -> Non
         home.until(lambda: [job.state for job in client.list()] == ["cancelled"])
     home.until(lambda: list(clip.parent.iterdir()) == [])
     elsewhere.rename(clip)
-    home.until((home.folder / "sub" / "clip.vatt.wav").exists)
+    home.until(lambda: home.counts() == {"done": 1})
     assert home.results() == ["sub/clip.vatt.json", "sub/clip.vatt.wav"] and clip.read_text() == "slow one"
 
 

@@ -1,6 +1,7 @@
 """The loop that watches: clips that have settled are handed to the daemon, what comes back is moved into place.
 
-Every step is stored before its consequence, so that a kill at any time loses and repeats nothing.
+Every step is stored before its consequence, so that a kill at any time loses and repeats nothing. The state is not locked
+while the daemon is asked or results are moved: `vatt watch` commands must get through meanwhile.
 """
 
 from __future__ import annotations
@@ -158,16 +159,15 @@ class Runner:
         if room <= 0 or not self._book.waiting or now < self._hold:
             return False
         begun = False
-        with self._book.state.transaction():
-            for place in list(self._book.waiting):
-                if room <= 0:
-                    break
-                folder = self._book.folders[place[0]]
-                if folder.paused or folder.id in self._intake.offline or self._not_before.get(place, 0.0) > now:
-                    continue
-                if self._begin(folder, self._book.clips[place]):
-                    begun = True
-                    room -= place in self._book.under_way
+        for place in list(self._book.waiting):
+            if room <= 0:
+                break
+            folder = self._book.folders[place[0]]
+            if folder.paused or folder.id in self._intake.offline or self._not_before.get(place, 0.0) > now:
+                continue
+            if self._begin(folder, self._book.clips[place]):
+                begun = True
+                room -= place in self._book.under_way
         return begun
 
     def _begin(self, folder: WatchedFolder, clip: Clip) -> bool:
@@ -250,25 +250,20 @@ class Runner:
         if client is None:
             return False
         busy = False
-        lost: ClientError | None = None
-        with self._book.state.transaction():
-            for place in list(self._book.under_way):
-                clip, folder = self._book.clips[place], self._book.folders[place[0]]
-                if self._not_before.get(place, 0.0) > time.monotonic():
-                    continue
-                try:
-                    busy |= self._advance(client, folder, clip)
-                except (ConnectionProblem, Unauthorised) as error:
-                    lost = error  # what was collected before it is stored all the same
-                    break
-                except Busy as error:
-                    self._hold = time.monotonic() + (error.retry_after or HOLD)
-                    break
-                except ClientError as error:
-                    self._problem(folder, clip, error)
-                    busy = True
-        if lost is not None:
-            raise lost
+        for place in list(self._book.under_way):
+            clip, folder = self._book.clips[place], self._book.folders[place[0]]
+            if self._not_before.get(place, 0.0) > time.monotonic():
+                continue
+            try:
+                busy |= self._advance(client, folder, clip)
+            except (ConnectionProblem, Unauthorised):
+                raise
+            except Busy as error:
+                self._hold = time.monotonic() + (error.retry_after or HOLD)
+                break
+            except ClientError as error:
+                self._problem(folder, clip, error)
+                busy = True
         return busy
 
     def _advance(self, client: Client, folder: WatchedFolder, clip: Clip) -> bool:

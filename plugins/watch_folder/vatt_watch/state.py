@@ -17,6 +17,9 @@ from vatt_watch.scan import Seen
 
 VERSION = 1
 
+PATIENCE = 30.0
+"""Seconds to wait while another program writes."""
+
 WAITING, CAPTIONING, SOUNDING = "waiting", "captioning", "sounding"
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 UNDER_WAY = (CAPTIONING, SOUNDING)
@@ -104,7 +107,7 @@ class WatchState:
         self.file = file
         try:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(file, isolation_level=None, timeout=10.0)
+            self._db = sqlite3.connect(file, isolation_level=None, timeout=PATIENCE)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._migrate()
@@ -115,8 +118,10 @@ class WatchState:
         self._seen_version = -1
 
     def _migrate(self) -> None:
+        if self._version() == VERSION:
+            return  # who only reads does not wait for who writes
         with self.transaction():
-            version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+            version = self._version()
             if version > VERSION:
                 raise ClientError(
                     f"The list of watched folders {self.file} is of version {version}, this program knows {VERSION}: "
@@ -128,16 +133,23 @@ class WatchState:
                         self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
 
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
     def close(self) -> None:
         self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside is committed together; nested uses join the outer one."""
+        """Everything inside is committed together; nested uses join the outer one. Raises ClientError when another
+        program does not let go."""
         if self._db.in_transaction:
             yield
             return
-        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise ClientError(f"The list of watched folders {self.file} is in use ({error}): try again.") from error
         try:
             yield
         except BaseException:
