@@ -100,7 +100,7 @@ class Home:
         """Run the `vatt` command."""
         return subprocess.run(
             [*self.prefix, sys.executable, "-m", "vatt_daemon.cli", *arguments],
-            env=self.environment | environment, capture_output=True, text=True, timeout=60, cwd=self.root, check=False,
+            env=self.environment | environment, capture_output=True, text=True, timeout=240, cwd=self.root, check=False,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import vatt_resolve
 from vatt_daemon.cli import main
+from vatt_installers import resolve as resolve_scripts
 from vatt_resolve import actions, selftest, selftest_entry
 
 from tests.resolve import double
@@ -28,6 +31,8 @@ from tests.resolve.double import (
     scriptapp,
 )
 from tests.resolve.timelines import build, film, installed, sounds_of
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("profile", WITH_PYTHON, ids=lambda profile: profile.name)
@@ -135,6 +140,48 @@ def test_the_self_test_s_command_and_menu_entry_write_their_own_material(
     with pytest.raises(SystemExit) as ended:
         main(["resolve", "selftest"])
     assert ended.value.code != 0 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+# What Resolve does with a menu entry, and what a user of Studio does from outside.
+RESOLVE = """
+import json, runpy, sys
+from tests.resolve import double
+from tests.resolve.timelines import build, sounds_of
+
+profile, way, entry, clip = sys.argv[1:]
+resolve, _, timeline = build(getattr(double, profile))
+timeline._current = timeline._add(double.TimelineItem(double.MediaPoolItem(clip), 86_400, 86_448))
+runpy.run_path(entry, init_globals={"resolve": resolve} if way == "menu" else {})
+print(json.dumps(sounds_of(timeline)))
+"""
+MODULE = "def scriptapp(name):\n    import __main__\n    return __main__.double.scriptapp(__main__.resolve)\n"
+
+
+@pytest.mark.parametrize(
+    ("profile", "way"),
+    [("FREE_21_0", "menu"), ("FREE_21_0", "outside"), ("STUDIO_20", "outside"), ("STUDIO_21_1", "outside")],
+)
+def test_installed_entries_work_from_the_menu_and_in_studio_from_outside(
+    home: Any, tmp_path: Path, profile: str, way: str
+) -> None:
+    library = tmp_path / "library"
+    resolve_scripts.install(tmp_path / "scripts", library, home=None)
+    (library / "vatt_resolve.json").write_text(json.dumps(installed(home, tmp_path, takes=1)))
+    module = tmp_path / "Scripting" / "Modules" / "DaVinciResolveScript.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(MODULE)
+    entry = tmp_path / "scripts" / "Utility" / "VATT" / "Generate Soundtrack.py"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", RESOLVE, profile, way, str(entry), str(home.write("clip.mp4", "a clip"))],
+        env=environment | {"RESOLVE_SCRIPT_API": str(tmp_path / "Scripting")}, cwd=CHECKOUT, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    placed = {} if (profile, way) == ("FREE_21_0", "outside") else {"VATT": [[86_400, 86_448]]}
+    assert json.loads(ran.stdout.splitlines()[-1]) == {"Audio 1": []} | placed, ran.stdout
 
 
 def test_every_call_is_one_that_the_interface_has() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from vatt_daemon.cli import main
 
-from tests.daemon.conftest import Home
+from tests.daemon.conftest import Home, until
 
 HERE = Path(__file__).parent
 
@@ -39,6 +40,9 @@ class Watched(Home):
             "VATT_WATCH_POLLING": "0.3",
             "VATT_WATCH_PATIENCE": "0.6",
         }
+
+    # Several programs start one after the other here; on a busy machine that takes its time.
+    until = staticmethod(functools.partial(until, seconds=240.0))
 
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name

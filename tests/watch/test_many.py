@@ -19,8 +19,9 @@ def test_ten_thousand_files_at_once(home: Any) -> None:
     many(home, 10_000, seconds=2 * 3600)
 
 
+@pytest.mark.timeout(1200)
 def test_a_hundred_files_at_once(home: Any) -> None:
-    many(home, 100, seconds=200)
+    many(home, 100, seconds=500)
 
 
 def many(home: Any, count: int, *, seconds: float) -> None:

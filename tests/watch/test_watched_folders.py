@@ -298,7 +298,7 @@ def test_kills_at_any_time_lose_and_repeat_nothing(home: Any) -> None:
     home.start()
     for kill in range(5):
         process = home.watch()
-        home.until(lambda: len(home.executions("sound")) >= (kill + 1) * 4, seconds=60)  # noqa: B023
+        home.until(lambda: len(home.executions("sound")) >= (kill + 1) * 4)  # noqa: B023
         home.kill_process(process)
         if kill in (1, 3):
             home.kill()
@@ -326,7 +326,7 @@ def test_the_daemon_may_come_and_go_and_a_full_disk_is_waited_for(home: Any) -> 
     home.kill()
     home.start()
     space.touch()
-    home.until((home.folder / "a.vatt.wav").exists, seconds=40)
+    home.until((home.folder / "a.vatt.wav").exists)
     assert not (home.folder / "failed").exists()
 
 
