@@ -7,6 +7,7 @@ keeps these words; only a worker, and whoever checks or cleans up, looks behind 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,11 +33,22 @@ class Places:
     def upload(self, reference: str) -> Path:
         """The file of an upload that has come as a whole. Raises InputNotVisible."""
         identity = reference.removeprefix(UPLOAD)
-        # An identity is made here, of hexadecimal digits; anything else names nothing, least of all another folder.
-        if len(identity) == 32 and not set(identity) - set("0123456789abcdef"):
-            for file in _files(self.uploads / identity):
-                return file
+        about = self.about(identity)
+        file = None if about is None else self.uploads / identity / about["name"]
+        if file is not None and file.is_file() and not file.is_symlink():
+            return file
         raise InputNotVisible(f"There is no upload '{identity[:64]}' any more: send the file again.", path=reference)
+
+    def about(self, identity: str) -> dict[str, Any] | None:
+        """What is known of an upload; None for one that was not announced."""
+        # An id is made here, of hexadecimal digits; anything else names nothing, least of all another folder.
+        if len(identity) != 32 or set(identity) - set("0123456789abcdef"):
+            return None
+        try:
+            body = json.loads((self.uploads / f"{identity}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return body if isinstance(body, dict) and isinstance(body.get("name"), str) else None
 
     def folder(self, output: str, job: str) -> Path:
         """Where a job's files go."""
@@ -74,13 +86,6 @@ def uploads_of(message: Submission) -> Iterator[tuple[str, str]]:
         value = getattr(message, field, None)
         if isinstance(value, str) and value.startswith(UPLOAD):
             yield field, value
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return [file for file in folder.iterdir() if file.is_file() and not file.is_symlink()]
-    except OSError:
-        return []
 
 
 def files_of(result: dict[str, Any] | None) -> set[str]:

@@ -15,7 +15,9 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vatt_client.connection import write_private
 from vatt_client.errors import BadRequest, Busy
@@ -34,20 +36,23 @@ RECENT = 60.0
 
 @dataclass(frozen=True)
 class _About:
-    """Whose an upload is, and what it will be. used: when it was last asked for, seconds since 1970."""
+    """Whose an upload is, and what it will be. beside: the upload in whose folder it lies, if not in its own. used: when it
+    was last asked for, seconds since 1970."""
 
     identity: str
     client: str
     name: str
     size: int
     sha256: str
+    beside: str | None
     used: float
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """Something that takes space: an upload or the files of a job."""
+    """Something that takes space: an upload or the files of a job. needed_as: the id by which a job would need it."""
 
+    needed_as: str
     identity: str
     size: int
     used: float
@@ -73,7 +78,7 @@ class Uploads:
         """(id, bytes that are there, whether it is complete). Raises LimitsExceeded, Busy, DiskFull."""
         identity = identify(message, client)
         known = self._read(identity)
-        if known is not None and self._is_complete(identity):
+        if known is not None and self._is_complete(known):
             os.utime(self._about_file(identity))
             return identity, message.size, True
         if message.size > self._largest:
@@ -85,7 +90,10 @@ class Uploads:
             )
         if known is None:
             self._make_room(message.size)
-            body = {"client": client, "name": message.name, "size": message.size, "sha256": message.sha256.hex()}
+            if message.beside is not None:
+                self._own(message.beside, client)
+            body: dict[str, Any] = {"client": client, "name": message.name, "size": message.size}
+            body |= {"sha256": message.sha256.hex(), "beside": message.beside}
             with _writing(self._folder):
                 write_private(self._about_file(identity), json.dumps(body).encode())
         else:
@@ -95,7 +103,7 @@ class Uploads:
     def add(self, message: Chunk, client: str) -> int:
         """Write the next bytes; how many are there now. Raises NotFound, BadRequest with the right offset, DiskFull."""
         about = self._own(message.upload, client)
-        present = about.size if self._is_complete(message.upload) else self._present(message.upload)
+        present = about.size if self._is_complete(about) else self._present(message.upload)
         if message.offset != present:
             raise BadRequest(
                 f"The upload has {present} bytes: go on from there, not from {message.offset}.",
@@ -118,7 +126,7 @@ class Uploads:
         """Compare the hash and give the file its name. Raises BadRequest when bytes are missing, or are not those that were
         announced; then the upload is removed."""
         about = self._own(upload, client)
-        if self._is_complete(upload):
+        if self._is_complete(about):
             return
         present = self._present(upload)
         if present != about.size:
@@ -128,9 +136,9 @@ class Uploads:
                 offset=present,
             )
         os.utime(self._about_file(upload))
-        with self._part(upload).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
+        with self._part(upload).open("rb") as part:
+            found = hashlib.file_digest(part, "sha256").hexdigest()
+            os.fsync(part.fileno())
         if found != about.sha256:
             self.remove(upload)
             raise BadRequest(
@@ -139,11 +147,12 @@ class Uploads:
                 field="sha256",
                 found=found,
             )
+        file = self._file(about)
+        if about.beside is not None and not file.parent.is_dir():
+            raise BadRequest(f"The upload {about.beside} is not complete: finish it first.", field="upload")
         with _writing(self._folder):
-            folder = self._folder / upload
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o700)
-            os.replace(self._part(upload), folder / about.name)
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            os.replace(self._part(upload), file)
         os.utime(self._about_file(upload))
 
     def check(self, reference: str, client: str) -> None:
@@ -192,7 +201,7 @@ class Uploads:
             if item.used >= limit and total <= self._settings.keep_bytes:
                 break
             needed = self._open_work() if needed is None else needed
-            if item.identity not in needed and item.used < time.time() - RECENT:
+            if item.needed_as not in needed and item.used < time.time() - RECENT:
                 item.remove()
                 total -= item.size
                 gone.append(item.identity)
@@ -212,7 +221,7 @@ class Uploads:
         if total > self._settings.keep_bytes:
             needed = self._open_work()
             for item in kept:
-                if total > self._settings.keep_bytes and item.identity not in needed:
+                if total > self._settings.keep_bytes and item.needed_as not in needed:
                     if item.used > time.time() - RECENT:
                         break
                     item.remove()
@@ -234,25 +243,32 @@ class Uploads:
     def _kept(self) -> list[_Kept]:
         """Everything that takes space, what was not used for longest first. An upload counts as long as it will be."""
         found = [
-            _Kept(about.identity, about.size, about.used, lambda identity=about.identity: self.remove(identity))  # type: ignore[misc]
+            _Kept(
+                about.beside or about.identity,
+                about.identity,
+                about.size,
+                about.used,
+                partial(self.remove, about.identity),
+            )
             for about in self._all()
         ]
         for folder in _listed(self.places.results):
             try:
-                size = sum(entry.stat().st_size for entry in os.scandir(folder))
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                 used = folder.stat().st_mtime
             except OSError:
                 continue
-            found.append(_Kept(folder.name, size, used, lambda folder=folder: _remove_folder(folder)))  # type: ignore[misc]
+            found.append(_Kept(folder.name, folder.name, size, used, partial(_remove_folder, folder)))
         return sorted(found, key=lambda item: item.used)
 
     def _still_to_come(self) -> int:
-        return sum(
-            about.size - self._present(about.identity) for about in self._all() if not self._is_complete(about.identity)
-        )
+        return sum(about.size - self._present(about.identity) for about in self._all() if not self._is_complete(about))
 
     def remove(self, identity: str) -> None:
         """Remove an upload, or what has come of it."""
+        about = self._read(identity)
+        if about is not None and about.beside is not None:
+            self._file(about).unlink(missing_ok=True)
         self._part(identity).unlink(missing_ok=True)
         _remove_folder(self._folder / identity)
         self._about_file(identity).unlink(missing_ok=True)
@@ -271,20 +287,17 @@ class Uploads:
         except FileNotFoundError:
             return 0
 
-    def _is_complete(self, identity: str) -> bool:
-        try:
-            self.places.upload(UPLOAD + identity)
-        except InputNotVisible:
-            return False
-        return True
+    def _file(self, about: _About) -> Path:
+        return self._folder / (about.beside or about.identity) / about.name
+
+    def _is_complete(self, about: _About) -> bool:
+        return self._file(about).is_file()
 
     def _read(self, identity: str) -> _About | None:
-        if len(identity) != 32 or not identity.isalnum():
-            return None
+        body = self.places.about(identity)
         try:
-            file = self._about_file(identity)
-            return _About(identity, **json.loads(file.read_bytes()), used=file.stat().st_mtime)
-        except (OSError, ValueError, TypeError):
+            return None if body is None else _About(identity, **body, used=self._about_file(identity).stat().st_mtime)
+        except (OSError, TypeError):
             return None
 
     def _own(self, identity: str, client: str) -> _About:
@@ -305,7 +318,7 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 def identify(message: Upload, client: str) -> str:
     """The id of an upload: the same for the same file of the same client."""
-    parts = (client, message.name, str(message.size), message.sha256.hex())
+    parts = (client, message.name, str(message.size), message.sha256.hex(), message.beside or "")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

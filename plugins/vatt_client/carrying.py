@@ -21,6 +21,8 @@ PIECE = 256 << 10
 """Bytes of one chunk: small enough that heartbeats find their way between them on a slow line."""
 PATIENCE = 60.0
 """Seconds for the answer to one chunk."""
+REMEMBERED = 1000
+"""Jobs whose takes were brought and which are asked for again."""
 HASHED = 20_000_000
 """Bytes that a daemon hashes in a second at the least, when it compares an upload."""
 INPUTS = ("path", "base", "reference")
@@ -37,7 +39,10 @@ class Carrying(Asking):
     def __init__(self, *values: Any, **options: Any) -> None:
         super().__init__(*values, **options)
         self.errands = {}
+        self._brought: dict[str, dict[str, Any] | None] = {}
+        self._bringing: set[str] = set()
         self._sent: dict[str, str] = {}
+        self._sending: set[Upload] = set()
         self._hashes: dict[tuple[Any, ...], tuple[int, bytes]] = {}
 
     # ---- out -------------------------------------------------------------------------------------------------------
@@ -50,26 +55,49 @@ class Carrying(Asking):
         sent: dict[str, Any] = {}
         for field in INPUTS:
             value = getattr(message, field, None)
-            if value is not None and not value.startswith(UPLOAD):
-                sent[field] = await self.upload(value, on_progress=on_progress)
+            if value is None or value.startswith(UPLOAD):
+                continue
+            sound, sidecar = fetched.take_of(Path(value)) if field == "base" else (Path(value), None)
+            sent[field] = await self.upload(sound, on_progress=on_progress)
+            if sidecar is not None:
+                name = f"{Path(plain_name(sound.name)).stem}.json"
+                await self._carry(sidecar, name, sent[field].removeprefix(UPLOAD), on_progress)
         return dataclasses.replace(message, **sent) if sent else message
 
     async def upload(self, path: str | Path, *, on_progress: OnProgress | None = None) -> str:
         file = Path(path).expanduser().absolute()
+        return await self._carry(file, plain_name(file.name), None, on_progress)
+
+    async def _carry(self, file: Path, name: str, beside: str | None, on_progress: OnProgress | None) -> str:
         with _readable(file):
             size, digest = await self._waiter.call(lambda: self._hashed(file))
         if not size:
             raise errors.BadMedia(f"The file {file} is empty.", path=str(file))
-        announced = Upload(name=plain_name(file.name), size=size, sha256=digest)
+        announced = Upload(name=name, size=size, sha256=digest, beside=beside)
+        while announced in self._sending:  # by another task, and once is enough
+            await self._waiter.sleep(0.05)
+        self._sending.add(announced)
+        try:
+            reference = await self._send_all(file, announced, on_progress)
+        finally:
+            self._sending.discard(announced)
+        self._sent[reference] = str(file)
+        return reference
+
+    async def _send_all(self, file: Path, announced: Upload, on_progress: OnProgress | None) -> str:
+        """Send, and go on after the connection broke off, or when another program sends the same file."""
+        before = -1
         while True:
             opened = self._opened
             try:
-                reference = await self._send(file, announced, on_progress)
+                return await self._send(file, announced, on_progress)
             except errors.DaemonLost as lost:
                 await self._come_back(lost, opened)
-                continue
-            self._sent[reference] = str(file)
-            return reference
+            except errors.BadRequest as error:
+                there = error.details.get("offset")
+                if there is None or there <= before:
+                    raise
+                before = there
 
     def _hashed(self, file: Path) -> tuple[int, bytes]:
         """Length and SHA-256 of a file, remembered as long as it is not written to."""
@@ -95,11 +123,23 @@ class Carrying(Asking):
     # ---- back ------------------------------------------------------------------------------------------------------
 
     async def bring(self, job: Job, *, on_progress: OnProgress | None = None) -> Job:
-        """A job that has ended; if its takes are to lie in a folder here, they do."""
+        """The job; if it is done and its takes are to lie in a folder here, they do, and its result says where."""
+        while job.id in self._bringing:
+            await self._waiter.sleep(0.05)
         folder = self.errands.get(job.id)
-        if folder is not None and job.state == DONE:
-            job = await self.fetch(job.id, folder, on_progress=on_progress)
-        self.errands.pop(job.id, None)
+        if folder is not None and job.ended:
+            self._bringing.add(job.id)
+            try:
+                if job.state == DONE:
+                    job = await self.fetch(job.id, folder, on_progress=on_progress)
+                    self._brought[job.id] = job.result
+                    if len(self._brought) > REMEMBERED:
+                        del self._brought[next(iter(self._brought))]
+            finally:
+                self._bringing.discard(job.id)
+            del self.errands[job.id]
+        elif job.id in self._brought:
+            job = dataclasses.replace(job, result=self._brought[job.id])
         return job
 
     async def fetch(self, job: str, folder: str | Path, *, on_progress: OnProgress | None = None) -> Job:

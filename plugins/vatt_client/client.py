@@ -139,7 +139,7 @@ class Client:
         return finish(self.session.unload(model))
 
     def get(self, job: str, *, history: bool = False) -> Job:
-        """A job as it is now. Raises NotFound."""
+        """A job as it is now. Raises NotFound. One that this client has handed in on another machine brings its takes."""
         return finish(self.session.get(job, history=history))
 
     def list(

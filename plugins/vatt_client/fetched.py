@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vatt_client.errors import DiskFull, ForbiddenPath, Internal
+from vatt_client.errors import DiskFull, ForbiddenPath, InputNotVisible, Internal
 from vatt_client.replies import Job
 
 FILES = ("wav", "sidecar", "preview", "muxed")
@@ -46,6 +46,18 @@ def check_folder(folder: Path) -> None:
             raise ForbiddenPath(
                 f"The output folder {folder} cannot be written to: choose another one.", path=str(folder)
             )
+
+
+def take_of(path: Path) -> tuple[Path, Path | None]:
+    """The sound and the side-car of an earlier take, named by either of them; None where a sound has no side-car."""
+    sidecar = path if path.suffix.lower() == ".json" else path.with_suffix(".json")
+    if path != sidecar:
+        return path, sidecar if sidecar.is_file() else None
+    try:
+        name = Path(str(json.loads(sidecar.read_bytes())["wav"])).name
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise InputNotVisible(f"{sidecar} is no side-car of a take: name a sound.", path=str(sidecar)) from None
+    return sidecar.with_name(name), sidecar
 
 
 class Parts:

@@ -56,7 +56,7 @@ class Session(Carrying):
         return [str(name) for name in (await self.ask(messages.Unload(model=model)))["models"]]
 
     async def get(self, job: str, *, history: bool = False) -> Job:
-        return Job.from_wire((await self.ask(messages.Get(job=job, history=history)))["job"])
+        return await self.bring(Job.from_wire((await self.ask(messages.Get(job=job, history=history)))["job"]))
 
     async def list(
         self, *, states: Sequence[str] = (), limit: int = 100, batch: str | None = None, results: bool = False

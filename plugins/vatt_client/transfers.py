@@ -64,6 +64,10 @@ class Upload(Transfer):
     )
     size: int = fields.integer("length of the file", minimum=1, maximum=LARGEST_FILE, unit="bytes")
     sha256: bytes = fields.data("SHA-256 of the whole file", shortest=32, longest=32)
+    beside: str | None = fields.identifier(
+        "id of an upload that is complete, in whose folder this one is laid, as a take's side-car beside its sound",
+        default=None,
+    )
 
     def check_together(self) -> None:
         if not is_name(self.name):

@@ -17,11 +17,12 @@ from typing import Annotated, Literal
 
 import typer
 from vatt_client import Client, errors
-from vatt_client.connection import process_exists, read_connection
+from vatt_client.connection import own_file, process_exists, read_connection
 
 from vatt_core.errors import VattError
 from vatt_core.weights import find_model, list_models, model_hash
 from vatt_daemon.cli.output import print_json
+from vatt_daemon.clients import NamedClients
 from vatt_daemon.keys import check_private
 from vatt_daemon.settings import folders, load_settings
 from vatt_daemon.store import VERSION
@@ -129,6 +130,32 @@ def _keys() -> Iterator[Check]:
             yield Check(f"key {file.name}", "problem", error.message, f"chmod 600 {file}")
 
 
+def _remote() -> Iterator[Check]:
+    remote, named = load_settings().remote, NamedClients(folders().clients)
+    for file in sorted(named.folder.glob("*.json")):
+        try:
+            named.read(file.stem)
+        except (VattError, OSError) as error:
+            yield Check(f"client {file.stem}", "problem", str(error),
+                        f"vatt clients remove {file.stem}, and add it again")  # fmt: skip
+    known = ", ".join(client.name for client in named.all()) or "none yet"
+    if not remote.enabled:
+        yield Check("other machines", "ok", f"not listened to (remote.enabled); clients: {known}")
+        return
+    where = f"{remote.address}, ports {remote.port} and {remote.control_port}"
+    try:
+        with Client(name="doctor", timeout=5.0, connection_file=own_file()) as client:
+            listening = client.status().remote
+    except errors.ClientError:
+        yield Check("other machines", "note", f"will be listened to at {where}; clients: {known}", "start the daemon")
+        return
+    if listening == {"address": remote.address, "port": remote.port, "control_port": remote.control_port}:
+        yield Check("other machines", "ok", f"listened to at {where}; clients: {known}")
+    else:
+        yield Check("other machines", "problem", f"the settings say {where}, the running daemon says otherwise",
+                    "vatt daemon stop, then vatt daemon start")  # fmt: skip
+
+
 def _models() -> Iterator[Check]:
     for model in list_models():
         if not model.installed:
@@ -140,13 +167,13 @@ def _models() -> Iterator[Check]:
 
 def _daemon() -> Iterator[Check]:
     try:
-        found = read_connection()
+        found = read_connection(own_file())
     except errors.DaemonNotRunning:
         yield Check("daemon", "ok", "not running; 'vatt generate' and 'vatt daemon start' start it")
         return
     began = time.monotonic()
     try:
-        with Client(name="doctor", timeout=5.0) as client:
+        with Client(name="doctor", timeout=5.0, connection_file=own_file()) as client:
             took = time.monotonic() - began
             worker = client.status().worker
     except errors.ClientError as error:
@@ -224,5 +251,5 @@ def _watched_folders() -> Iterator[Check]:
 
 
 EXAMINATIONS = (
-    _versions, _device, _settings, _folders, _keys, _database, _cache, _models, _daemon, _resolve, _watched_folders,
+    _versions, _device, _settings, _folders, _keys, _database, _cache, _models, _daemon, _remote, _resolve, _watched_folders,
 )  # fmt: skip
