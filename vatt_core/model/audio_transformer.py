@@ -34,15 +34,15 @@ def order_logits(logits: Tensor, token_order: TokenOrder) -> Tensor:
 
 
 class ConditionAudioNorm(nn.Module):
-    """Two layer norms: one for the condition slots (before `split`), one for the audio slots."""
+    """Two layer norms: one for the condition slots (before `split`), one for the audio slots, which come out apart."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.condition = nn.LayerNorm(dim)
         self.audio = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, split: int) -> Tensor:
-        return torch.cat([self.condition(x[:, :split]), self.audio(x[:, split:])], dim=1)
+    def forward(self, x: Tensor, split: int) -> tuple[Tensor, Tensor]:
+        return self.condition(x[:, :split]), self.audio(x[:, split:])
 
 
 class EncoderBlock(nn.Module):
@@ -55,9 +55,8 @@ class EncoderBlock(nn.Module):
         self.audio_feed_forward = FeedForward(config.dim, dropout=config.dropout)
 
     def forward(self, x: Tensor, norm: ConditionAudioNorm, bias: Tensor, keep: Tensor | None, split: int) -> Tensor:
-        x = x + self.attention(norm(x, split), bias, keep)
-        h = norm(x, split)
-        condition, audio = h[:, :split], h[:, split:]
+        x = x + self.attention(torch.cat(norm(x, split), dim=1), bias, keep)
+        condition, audio = norm(x, split)
         return x + torch.cat([self.condition_feed_forward(condition), self.audio_feed_forward(audio)], dim=1)
 
 
@@ -75,7 +74,7 @@ class Encoder(nn.Module):
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, self.norm, bias, keep, split)
-        return self.norm(x, split)
+        return torch.cat(self.norm(x, split), dim=1)
 
 
 class DecoderBlock(nn.Module):

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 # CUDA kernels read the attention bias in vectors of this many numbers; rows that start elsewhere would be copied.
 _ALIGNMENT = 16
 
+_CLEAR_OF_ZERO = 2.0**24
+"""Weights of far keys come near the smallest number of float32. Their products with values below 1 would lie under it,
+where a processor takes a hundred times as long. Values times a power of two, results divided by it, are the same numbers."""
+
 
 def alibi_slopes(heads: int) -> list[float]:
     """One slope per head: a geometric row for powers of two, else that of the next smaller power of two followed by
@@ -88,17 +92,34 @@ class Attention(nn.Module):
 
         Only the slots from `first` on ask; all slots are looked at.
         """
-        batch, length, _ = x.shape
-        mixed = self.query_key_value(x).view(batch, length, 3, self.heads, -1)
+        own = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        mixed = (self._apart(x) if own else self.query_key_value(x)).unflatten(-1, (3, self.heads, -1))
         query, key, value = (part.transpose(1, 2) for part in mixed.unbind(2))  # each [B, heads, N, dim_head]
         if first:
             query, bias = query[:, :, first:], bias[:, :, first:]
         dropout = self.dropout if self.training else 0.0
+        scale = _CLEAR_OF_ZERO if own and x.dtype == torch.float32 else 1.0
+        if scale != 1.0:
+            value.mul_(scale)
         seen = attend(query, key, value, bias.to(query.dtype), dropout=dropout)
+        if scale != 1.0:
+            seen.div_(scale)
         result = self.output(seen.transpose(1, 2).flatten(2))  # [B, N - first, dim]
         if keep is None:
             return result
         return result * keep[:, first:, None].to(result.dtype)
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of x [B, N, dim] side by side, [B, N, 3 * heads * dim_head], with room between the rows.
+
+        A head reads a few numbers of every row. Rows that begin a multiple of 4096 bytes apart drive each other out of
+        the processor's cache.
+        """
+        weight = self.query_key_value.weight
+        width = len(weight)
+        rows = x.new_empty(x.shape[0] * x.shape[1], width + _ALIGNMENT)[:, :width]
+        torch.mm(x.flatten(0, 1), weight.t(), out=rows)
+        return rows.unflatten(0, x.shape[:2])
 
 
 class FeedForward(nn.Module):
@@ -111,7 +132,10 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.contract(self.dropout(F.gelu(self.expand(x))))
+        wide = self.expand(x)
+        # Without gradients the widest result of all need not be there twice.
+        wide = F.gelu(wide) if torch.is_grad_enabled() else torch.ops.aten.gelu_(wide)
+        return self.contract(self.dropout(wide))
 
 
 def initialise_linear(linear: nn.Linear, *, sub_layer: int, generator: torch.Generator | None) -> None:
