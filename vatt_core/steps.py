@@ -21,7 +21,7 @@ from vatt_core.weights import find_model
 from vatt_core.wording import different
 from vatt_core.work import Stop
 
-CANDIDATES_PER_CAPTION = 4
+CANDIDATES_PER_CAPTION = 8
 
 
 class Steps:

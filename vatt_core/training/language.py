@@ -48,7 +48,15 @@ class StateHeads(nn.Module):
         super().__init__()
         self.events = nn.Linear(hidden, timing.frames_per_video_token)
         self.strengths = nn.Linear(hidden, timing.frames_per_video_token)
+        self.values = nn.Linear(hidden, len(KIND_NAMES) * 2)
         self.words = nn.Linear(hidden, len(WORDS))
+
+    def value_loss(self, video_states: Tensor, targets: SceneTargets) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of the second attribute (speed, size, intensity) of what each state [B, V, H] shows."""
+        logits = self.values(video_states).unflatten(-1, (-1, 2)).flatten(0, 2)
+        true = targets.values.flatten()
+        right = (logits.argmax(-1) == true)[true >= 0].float().mean()
+        return functional.cross_entropy(logits, true, ignore_index=-1), right
 
     def event_loss(self, video_states: Tensor, targets: SceneTargets) -> tuple[Tensor, Tensor]:
         """Loss and frame F1 of events told by the video states [B, V, H]."""
@@ -123,7 +131,9 @@ class _CaptionStage(TrainingStage):
         output = self._read(video, ids, mask)
         labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
         caption_loss = shifted_cross_entropy(self.converter.text_logits(output), labels)
-        event_loss, event_f1 = self.heads.event_loss(output.last[:, : output.video_slots], targets)
+        seen = output.last[:, : output.video_slots]
+        event_loss, event_f1 = self.heads.event_loss(seen, targets)
+        value_loss, value_right = self.heads.value_loss(seen, targets)
 
         # Prompts of other clips before this clip's video: the words must come from the text.
         prompts = [prompt(scene, generator) for scene in scenes]
@@ -133,9 +143,10 @@ class _CaptionStage(TrainingStage):
         output = self._read(video, ids, mask)
         word_loss, word_accuracy = self.heads.word_loss(output.last[:, output.video_slots :], mask, prompts)
         return {
-            "loss": caption_loss + 3 * event_loss + 3 * word_loss,
+            "loss": caption_loss + 3 * event_loss + value_loss + 3 * word_loss,
             "caption": caption_loss.detach(),
             "event_f1": event_f1,
+            "value": value_right,
             "words": word_accuracy,
         }
 

@@ -50,7 +50,7 @@ from vatt_core.training.vision import VisionStage
 from vatt_core.world.scene import describe, split_seed
 
 SOUND = ("sounds", "codes", "decoder", "encoder")
-PICTURE = ("frames", "vision", "features", "language", "converter_projection", "converter_lora")
+PICTURE = ("frames", "vision", "features", "language", "converter_projection", "converter_lora", "converter_whole")
 JOINT = ("audio_instructions", "audio_captions", "ship")
 STAGES = SOUND + PICTURE + JOINT
 
@@ -138,7 +138,7 @@ def nano_config() -> ModelConfig:
             top_k=64,
             fill_order="coarse_first",
             steps_per_codebook=(14, 3, 2, 1),
-            caption_temperature=0.7,
+            caption_temperature=1.0,
             caption_repetition_penalty=1.0,
         ),
     )
@@ -156,9 +156,10 @@ class Recipe:
     vision: int = 4400
     language: int = 1600
     converter_projection: int = 250
-    converter_lora: int = 2900
+    converter_lora: int = 2200
+    converter_whole: int = 1700
     audio_instructions: int = 120
-    audio_captions: int = 5000
+    audio_captions: int = 3400
 
 
 @dataclass
@@ -347,6 +348,11 @@ class NanoTraining:
 
     def run_converter_lora(self) -> None:
         self._converter_stage("converter_lora", "video_proj|lora_", 1e-3)
+
+    def run_converter_whole(self) -> None:
+        """The language model itself learns too, which a pretrained one would not need: what happens how fast is told from
+        many tokens, and that it has not met among the concept vectors."""
+        self._converter_stage("converter_whole", ".", 8e-4)
 
     def _audio_stage(self, name: str, *, captions: bool) -> None:
         transformer = self.audio_transformer()
