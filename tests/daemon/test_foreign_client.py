@@ -63,11 +63,17 @@ def test_the_page_is_enough_to_write_a_client(home: Any) -> None:
     assert {item["error"]["code"] for item in items if item["error"]} == {"input_not_visible"}
     assert len(set(seen["pages"])) == len(seen["pages"]) == 4
 
+    assert seen["upload"]["offset"] == 0 and seen["finish"]["complete"] is True
+    assert seen["gap"]["details"]["offset"] == home.clip.stat().st_size
+    assert seen["uploadAgain"]["complete"] is True and seen["uploadAgain"]["upload"] == seen["upload"]["upload"]
+    assert [take["wav"].startswith("from-afar") for take in seen["afar"]["result"]["takes"]] == [True]
+    assert seen["fetched"] == ["RIFF from afar"]
+
     assert seen["unwatch"]["watch"] is True
     for what, code, field in [
         ("unknownField", "bad_request", "promt"), ("outOfRange", "bad_request", "count"),
         ("otherContent", "bad_request", "idempotency_key"), ("noJob", "not_found", None),
-        ("noClip", "input_not_visible", None), ("version", "unsupported_version", None),
+        ("noFile", "not_found", None), ("noClip", "input_not_visible", None), ("version", "unsupported_version", None),
         ("wrongKey", "unauthorised", None),
     ]:  # fmt: skip
         assert (seen[what]["code"], seen[what]["field"]) == (code, field)

@@ -1,6 +1,8 @@
 // Asks the daemon everything that there is to ask, and prints what came back as one JSON object.
 // Arguments: the connection file, a clip, an output folder.
 
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { encode } from "@msgpack/msgpack";
 import { Client, readConnection } from "./client.mjs";
 
@@ -50,6 +52,30 @@ seen.items = [];
 for await (const item of client.list({ batch: batch.job, results: true, limit: 7 })) seen.items.push(item);
 seen.pages = [];
 for await (const job of client.list({ limit: 2 })) seen.pages.push(job.id);
+
+const bytes = readFileSync(clip);
+const sent = { name: "from-afar.mp4", size: bytes.length, sha256: createHash("sha256").update(bytes).digest() };
+seen.upload = await client.submit("upload", sent);
+const { upload } = seen.upload;
+for (let offset = seen.upload.offset; offset < bytes.length; ) {
+  ({ offset } = await client.submit("chunk", { upload, offset, data: bytes.subarray(offset, offset + 10) }));
+}
+seen.gap = await refusal(client.submit("chunk", { upload, offset: 1, data: bytes.subarray(1, 2) }));
+seen.finish = await client.submit("finish", { upload });
+seen.uploadAgain = await client.submit("upload", sent);
+const afar = await client.submit("generate", { path: `upload:${upload}`, output: "download:", prompt: "from afar" });
+seen.afar = await client.wait(afar.job);
+seen.fetched = [];
+for (const { wav } of seen.afar.result.takes) {
+  const parts = [];
+  for (let offset = 0, size = 1; offset < size; offset += 4) {
+    const piece = await client.submit("fetch", { job: afar.job, name: wav, offset, length: 4 });
+    size = piece.size;
+    parts.push(Buffer.from(piece.data));
+  }
+  seen.fetched.push(Buffer.concat(parts).toString());
+}
+seen.noFile = await refusal(client.submit("fetch", { job: afar.job, name: "../../keys/server.secret" }));
 
 const everything = await client.jobs.request({ type: "watch" }, { onEvent: () => {} });
 seen.unwatch = await client.jobs.request({ type: "unwatch", watch: everything.id });
