@@ -71,20 +71,19 @@ $(EDITORS)/%/.ready: constraints.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(EDITOR_WHEEL)
 	@touch $@
 
-# The Blender extension, one zip for each platform, in dist/.
+# The Blender extension, one zip for each platform, in dist/blender.
 plugins: $(READY) $(EDITORS)/4.5/.ready
 	$(BIN)/python plugins/blender/build.py --bpy $(EDITORS)/4.5/bin/python
 
 # One Blender; the others follow with test-editors.
-test-blender: $(READY) $(EDITORS)/4.5/.ready
+test-blender: plugins
 	VATT_BLENDERS=4.5 $(BIN)/python -m pytest -q -m editors
 
-test-editors: $(READY) $(BLENDERS:%=$(EDITORS)/%/.ready)
+test-editors: plugins $(BLENDERS:%=$(EDITORS)/%/.ready)
 	VATT_BLENDERS="$(BLENDERS)" $(BIN)/python -m pytest -q -m editors
 
 # A real window, in a Debian of its own under build/window; needs root, debootstrap, Xvfb, xdotool and ImageMagick.
-test-blender-window: $(READY)
-	$(MAKE) plugins
+test-blender-window: plugins
 	$(BIN)/python -m pytest -q -s -m window
 
 # A client in another language, written from docs/protocol.md alone; needs Node and npm.

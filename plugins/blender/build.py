@@ -138,7 +138,7 @@ def build(python: Path, output: Path, work: Path, platforms: Sequence[str]) -> l
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bpy", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=ROOT / "dist")
+    parser.add_argument("--output", type=Path, default=ROOT / "dist" / "blender")
     parser.add_argument("--platform", action="append", choices=list(PLATFORMS), help="left out: all")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "blender")
     options = parser.parse_args()

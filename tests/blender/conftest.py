@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,17 @@ class Blender:
         self.python = ENVIRONMENTS / name / "bin" / "python"
         assert self.python.exists(), f"There is no Blender {name}: make build/editors/{name}/.ready"
 
-    def run(self, script: str, folder: Path, environment: dict[str, str] | None = None, **arguments: Any) -> Any:
+    def run(
+        self,
+        script: str,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        options: Sequence[str] = (),
+        **arguments: Any,
+    ) -> Any:
         answer = folder / f"{Path(script).stem}.json"
         process = subprocess.run(
-            [str(self.python), str(HERE / "inside" / script)],
+            [str(self.python), *options, str(HERE / "inside" / script)],
             env={
                 **os.environ,
                 "BLENDER_USER_RESOURCES": str(folder / "blender"),

@@ -26,6 +26,9 @@ MIRROR = [mirror] if (mirror := os.environ.get("VATT_WINDOW_MIRROR")) else []
 """Of Debian; debootstrap knows one by itself."""
 PACKAGES = ["blender", "libgl1", "libgl1-mesa-dri", "libegl1", "python3-cattr", "python3-requests"]
 PATIENCE = 900.0
+FIRST_CAPTION, GENERATE, LINE, EDGES = 124, 259, 20, 10
+"""Pixels from the tab's upper edge to the first caption and, without captions, to the Generate button; of a line of a caption,
+and of the edges of its box."""
 
 pytestmark = [pytest.mark.window, pytest.mark.timeout(3600)]
 
@@ -110,7 +113,7 @@ def window(nano: Any, film: Path, tmp_path: Path) -> Iterator[Window]:
     for tool in ("debootstrap", "chroot", "Xvfb", "xdotool", "import"):
         assert shutil.which(tool), f"{tool} is missing"
     system, shared = debian(), tmp_path / "shared"
-    extension = next((ROOT / "dist").glob("vatt-*-linux_x64.zip"), None)
+    extension = next((ROOT / "dist" / "blender").glob("vatt-*-linux_x64.zip"), None)
     assert extension is not None, "make plugins"
     shared.mkdir()
     shutil.copy(film, shared / "film.mp4")
@@ -163,11 +166,13 @@ def test_from_the_right_click_to_the_sound_and_back(window: Window) -> None:
     window.until(lambda: window.state["captions"])
     window.settle()
     left, top = window.state["tab"]
-    window.click(left + 180, top + 119)
+    window.picture("suggested")
+    window.click(left + 100, top + FIRST_CAPTION)
     window.until(lambda: window.state["prompt"])
     window.settle()
     window.picture("captions")
-    window.click(left + 180, top + 259 + 19 * window.state["captions"])
+    captions = sum(LINE * lines + EDGES for lines in window.state["captions"])
+    window.click(left + 180, top + GENERATE + captions)
     window.until(lambda: len(window.state["strips"]) == 2)
     assert "VATT" in window.state["channels"]
     window.settle()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,16 @@ import addon_utils  # noqa: E402
 ADDON = "vatt_sequencer"
 waits: list[str] = []
 """Calls on the main thread that wait for the daemon, or could."""
+
+
+def _end(*error: Any) -> None:
+    """Blender's own clean-up may wait for ever for the thread to the daemon."""
+    traceback.print_exception(*error)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+sys.excepthook = _end
 
 
 def arguments() -> dict[str, Any]:
@@ -57,12 +68,12 @@ def watch_main_thread() -> None:
 def enable() -> Any:
     """Switch the extension on from its source. Returns its session, whose timer the script turns itself."""
     if addon_utils.enable(ADDON, default_set=True) is None:
-        raise SystemExit("the extension could not be enabled")
+        raise RuntimeError("the extension could not be enabled")
     from vatt_sequencer import runtime
 
     session = runtime.session()
     if session is None:
-        raise SystemExit(runtime.problem())
+        raise RuntimeError(runtime.problem())
     return session
 
 
@@ -121,13 +132,13 @@ def add_movie(found: Any, path: str, *, first: int = 1, channel: int = 1, adjust
     return next(strip for strip in strips(found) if strip.name not in before)
 
 
-def turn_until(session: Any, condition: Callable[[], object], *, seconds: float = 400.0) -> None:
+def turn_until(session: Any, condition: Callable[[], object], *, seconds: float = 1200.0) -> None:
     """Turn the session as its timer would, until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             states = [(job.kind, job.state.name, job.line()) for job in session.jobs]
-            raise SystemExit(f"it did not come true: {states}, {session.daemon}, {session.problem}")
+            raise RuntimeError(f"it did not come true: {states}, {session.daemon}, {session.problem}")
         session.tick()
         time.sleep(0.02)
 

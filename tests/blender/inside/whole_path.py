@@ -53,7 +53,7 @@ from vatt_sequencer.properties import captions_of  # noqa: E402
 
 answer["captions"] = captions_of(film)
 if not answer["captions"]:
-    raise SystemExit(f"no captions: {[(job.kind, job.state.name, job.message) for job in session.jobs]}")
+    raise RuntimeError(f"no captions: {[(job.kind, job.state.name, job.message) for job in session.jobs]}")
 bpy.ops.vatt.use_caption(text=answer["captions"][0])
 answer["prompt"] = film.vatt_settings.prompt
 
@@ -64,6 +64,8 @@ assert bpy.ops.vatt.generate() == {"FINISHED"}
 stage.turn_until(session, done)
 answer["jobs"] = [(job.kind, job.state.name, job.message) for job in session.jobs]
 if session.jobs[-1].state is not State.DONE:
+    answer["waits"] = stage.waits
+    stage.disable()
     stage.answer(answer)
     raise SystemExit(0)
 answer["two"] = lying()

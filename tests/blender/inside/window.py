@@ -1,8 +1,10 @@
 """Runs inside the window: a strip, the VATT tab, and every half second what a user would see, as JSON."""
 
+import importlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import addon_utils
 import bpy
@@ -37,11 +39,14 @@ def prepare() -> None:
         side.active_panel_category = "VATT"
         x, y = region.view2d.view_to_region(40, 4.5, clip=False)
         found = scene.sequence_editor
+        panel = importlib.import_module(f"{MODULE}.panel")
+        room = panel._room(SimpleNamespace(region=side, preferences=bpy.context.preferences))
+        captions = [item["text"] for item in json.loads(strip_settings(scene).captions or "[]")]
         state = {
             "strip": [region.x + x, window.height - region.y - y],
             "tab": [side.x, window.height - side.y - side.height],
             "strips": sorted(item.name for item in (found.strips if hasattr(found, "strips") else found.sequences)),
-            "captions": len(json.loads(strip_settings(scene).captions or "[]")),
+            "captions": [len(panel.wrapped(caption, room)) for caption in captions],
             "prompt": strip_settings(scene).prompt,
             "channels": [channel.name for channel in found.channels],
         }
