@@ -34,6 +34,7 @@ class Desk:
         self.busy = False
         self.progress = 0.0
         self.version = 0
+        self._beginning = threading.Lock()
         self._talk = talk
         self._work = work
         self._settings_file = settings_file
@@ -106,9 +107,10 @@ class Desk:
         self.version += 1
 
     def _start(self, work: Callable[[], str]) -> None:
-        if self.busy:
-            return
-        self.busy, self.progress = True, 0.0
+        with self._beginning:  # a page's orders come in threads of their own
+            if self.busy:
+                return
+            self.busy, self.progress = True, 0.0
         self.say("Waiting for the daemon …")
 
         def run() -> None:

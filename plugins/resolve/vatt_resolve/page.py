@@ -29,7 +29,7 @@ LARGEST = 1 << 16
 SILENCE = 180.0
 """Seconds after which a page that does not ask any more counts as closed. Browsers let hidden pages ask once a minute."""
 
-RELOAD = 4.0
+RELOAD = 10.0
 """Seconds that a page which said it is left has to come back, as one that is loaded anew does."""
 
 
