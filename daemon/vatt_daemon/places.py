@@ -6,16 +6,17 @@ keeps these words; only a worker, and whoever checks or cleans up, looks behind 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vatt_client.messages import Submission
 from vatt_client.transfers import DOWNLOAD, UPLOAD
 
-from vatt_core.errors import InputNotVisible
+from vatt_core.errors import InputNotVisible, VattError
 
 INPUTS = ("path", "base", "reference")
 """The fields of a submission that name a file to be read."""
@@ -78,6 +79,18 @@ class Places:
             return [bare(item) for item in value] if isinstance(value, list | tuple) else value
 
         return {key: bare(value) for key, value in result.items()}
+
+
+@contextlib.contextmanager
+def in_words(words: Mapping[str, str]) -> Iterator[None]:
+    """Errors inside speak of uploads by the names that they were sent under, not by where they lie here."""
+    try:
+        yield
+    except VattError as error:
+        for path, word in words.items():
+            error.message = error.message.replace(path, Path(path).name)
+            error.details = {name: word if str(value) == path else value for name, value in error.details.items()}
+        raise
 
 
 def uploads_of(message: Submission) -> Iterator[tuple[str, str]]:

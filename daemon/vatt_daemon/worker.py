@@ -29,7 +29,7 @@ from vatt_core.errors import BadModel, BadRequest, Cancelled, VattError
 from vatt_daemon import pipe
 from vatt_daemon.gate import BATCH, CAPTIONS, SOUND, Gate, Turn, current
 from vatt_daemon.outputs import Outputs
-from vatt_daemon.places import Places
+from vatt_daemon.places import Places, in_words
 from vatt_daemon.settings import CacheSettings, MediaSettings, WorkerSettings
 from vatt_daemon.shelf import Shelf
 
@@ -74,6 +74,7 @@ class Worker:
     def __init__(self, answers: BinaryIO, orders: Orders) -> None:
         self._answers = answers
         self._orders = orders
+        self._places = Places(Path(orders.uploads), Path(orders.results))
         self._sending = threading.Lock()
         self._cancelled: set[str] = set()
         self._leaving = threading.Event()
@@ -150,8 +151,8 @@ class Worker:
         body = dict(task["request"])
         message = messages.REQUESTS[body.pop("type")].from_wire(body)
         assert isinstance(message, messages.Submission)
-        asked, places = message, Places(Path(self._orders.uploads), Path(self._orders.results))
-        message, words = places.locate(message, job)
+        asked = message
+        message, words = self._places.locate(message, job)
         turn = Turn(self._gate, _rank(message), stopped)
 
         def carry_out(output: Path | None) -> dict[str, Any]:
@@ -174,8 +175,21 @@ class Worker:
                 finally:
                     self._composing[message.model] -= 1
 
+        with in_words(words):
+            return self._with_files(asked, message, job, words, carry_out)
+
+    def _with_files(
+        self,
+        asked: messages.Submission,
+        message: messages.Submission,
+        job: str,
+        words: dict[str, str],
+        carry_out: Callable[[Path | None], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """Carry out a job whose files, if it makes any, appear all together. asked: the message before `locate`."""
         if not isinstance(message, messages.Generate):
             return carry_out(None)
+        places = self._places
         outputs = Outputs(Path(message.output), job, receipts=Path(self._orders.receipts))
         found = outputs.finished()
         if found is not None:

@@ -126,18 +126,20 @@ class Carrying(Asking):
         """The job; if it is done and its takes are to lie in a folder here, they do, and its result says where."""
         while job.id in self._bringing:
             await self._waiter.sleep(0.05)
-        folder = self.errands.get(job.id)
-        if folder is not None and job.ended:
+        folder = self.errands.pop(job.id, None) if job.ended else None
+        if folder is not None and job.state == DONE:
             self._bringing.add(job.id)
             try:
-                if job.state == DONE:
-                    job = await self.fetch(job.id, folder, on_progress=on_progress)
-                    self._brought[job.id] = job.result
-                    if len(self._brought) > REMEMBERED:
-                        del self._brought[next(iter(self._brought))]
+                job = await self.fetch(job.id, folder, on_progress=on_progress)
+            except errors.ConnectionProblem as error:
+                self.errands[job.id] = folder
+                error.message += f" The takes of job {job.id} are kept there: 'vatt fetch {job.id}' brings them."
+                raise
             finally:
                 self._bringing.discard(job.id)
-            del self.errands[job.id]
+            self._brought[job.id] = job.result
+            if len(self._brought) > REMEMBERED:
+                del self._brought[next(iter(self._brought))]
         elif job.id in self._brought:
             job = dataclasses.replace(job, result=self._brought[job.id])
         return job

@@ -466,6 +466,27 @@ def test_takes_that_have_not_all_come_are_brought_later(running: Afar, far: Clie
     assert (out / name).read_bytes() == b"somebody else's" and not part.exists()
 
 
+def test_who_is_interrupted_while_takes_come_is_left_with_none(far: Client, tmp_path: Path) -> None:
+    def interrupt(step: Any) -> None:
+        if step.stage == "fetch":
+            raise KeyboardInterrupt
+
+    clip, out = video(tmp_path, 10), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        far.generate(clip, output=out, prompt=f"large {9 * PIECE}", on_progress=interrupt)
+    assert list(out.iterdir()) == []
+    # They are not brought behind its back either, but can be fetched.
+    job = far.list(limit=1)[0].id
+    assert far.wait(job).state == "done" and list(out.iterdir()) == []
+    assert Path(far.fetch(job, out).takes().takes[0].wav).exists()
+
+
+def test_errors_speak_of_a_clip_by_its_own_name(running: Afar, far: Client, tmp_path: Path) -> None:
+    job = far.run(messages.Generate(path=str(video(tmp_path, 1000, "no video.mp4")), output="download:", prompt="read"))
+    found = refusal(errors.BadMedia, job.takes)
+    assert "no video.mp4" in found.message and str(running.home.root) not in str(found.to_wire())
+
+
 def test_a_folder_that_cannot_be_written_to_is_known_before_anything_is_sent(far: Client, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     before = far.list()
