@@ -91,6 +91,8 @@ class Page:
                 request.send_error(400)
                 return
             self._send(request, json.dumps(self._state()).encode(), "application/json")
+            if name == "close":
+                self.closed.set()  # once it is answered: the process may end at once
         else:
             request.send_error(404)
 
@@ -151,7 +153,7 @@ class Page:
         self._until = time.monotonic() + RELOAD
 
     def _close(self, order: dict[str, Any]) -> None:
-        self.closed.set()
+        """Nothing else to do."""
 
 
 _ORDERS: dict[str, Callable[[Page, dict[str, Any]], None]] = {
