@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -443,6 +444,25 @@ def test_what_was_not_used_for_long_is_removed(home: Any, tmp_path: Path) -> Non
         refusal(errors.InputNotVisible, lambda: ask(client, messages.Suggest(path=old)))
         refusal(errors.NotFound, lambda: client.fetch(job.id, tmp_path))
         assert client.run(messages.Suggest(path=new)).state == "done"
+
+
+def test_an_earlier_take_goes_over_with_its_side_car(running: Afar, far: Client, tmp_path: Path) -> None:
+    clip, sound = video(tmp_path, 10), video(tmp_path, 500, "clip-take-1.wav")
+    sidecar = sound.with_suffix(".json")
+    sidecar.write_text(json.dumps({"wav": sound.name}))
+    named = []
+    for base in (sound, sidecar):
+        message = messages.Generate(path=str(clip), output=str(tmp_path / "out"), base=str(base))
+        named.append(far.send_files(message).base)
+    assert named[0] == named[1] and named[0] is not None
+    folder = running.uploads / named[0].removeprefix("upload:")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        sound.name: sound.read_bytes(), sidecar.name: sidecar.read_bytes()
+    }  # fmt: skip
+    # It lies beside what was sent before, and nowhere else.
+    refusal(errors.NotFound, lambda: ask(far, dataclasses.replace(announced(sidecar), beside="0" * 32)))
+    sidecar.write_text(json.dumps({"wav": "../../gone.wav"}))
+    refusal(errors.InputNotVisible, lambda: far.send_files(message))
 
 
 # ---- takes on their way back ---------------------------------------------------------------------------------------

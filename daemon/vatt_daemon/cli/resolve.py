@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from vatt_client import Client, errors
+from vatt_client import Client, connection, errors
 
 from vatt_core.errors import VattError
 from vatt_daemon import launch
@@ -30,7 +30,8 @@ def _connect() -> Client:
     try:
         return Client(name="vatt resolve")
     except errors.DaemonNotRunning:
-        pass
+        if connection.chosen_file() is not None:
+            raise
     try:
         return launch.start_daemon(name="vatt resolve")
     except VattError as error:
