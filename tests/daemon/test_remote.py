@@ -203,6 +203,26 @@ def test_names_of_clients_are_plain(name: str, tmp_path: Path) -> None:
     assert named.all() == [] and not (tmp_path / "editor.json").exists()
 
 
+def test_doctor_says_who_is_listened_to(running: Afar, editor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vatt_daemon.cli import doctor
+
+    for key, value in running.home.environment.items():
+        if key.startswith("VATT_"):
+            monkeypatch.setenv(key, value)
+    assert [check.state for check in doctor._remote()] == ["ok"]
+    monkeypatch.setenv("VATT_REMOTE_PORT", "1")  # as if the settings had changed since the daemon's start
+    assert [check.state for check in doctor._remote()] == ["problem"]
+    monkeypatch.setenv("VATT_REMOTE_ENABLED", "false")
+    assert [check.state for check in doctor._remote()] == ["problem"]
+    monkeypatch.setenv("VATT_REMOTE_ENABLED", "true")
+    monkeypatch.setenv("VATT_REMOTE_PORT", str(running.ports[0]))
+    kept = running.home.root / "home" / "data" / "keys" / "clients" / "editor.json"
+    kept.chmod(0o644)
+    assert [check.state for check in doctor._remote()] == ["problem", "ok"]
+    kept.chmod(0o600)
+    assert [check.state for check in doctor._remote()] == ["ok"]
+
+
 # ---- what a client from afar may name and see ----------------------------------------------------------------------
 
 

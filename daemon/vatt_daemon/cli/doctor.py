@@ -139,20 +139,18 @@ def _remote() -> Iterator[Check]:
             yield Check(f"client {file.stem}", "problem", str(error),
                         f"vatt clients remove {file.stem}, and add it again")  # fmt: skip
     known = ", ".join(client.name for client in named.all()) or "none yet"
-    if not remote.enabled:
-        yield Check("other machines", "ok", f"not listened to (remote.enabled); clients: {known}")
-        return
-    where = f"{remote.address}, ports {remote.port} and {remote.control_port}"
+    said = {"address": remote.address, "port": remote.port, "control_port": remote.control_port}
+    where = f"{remote.address}, ports {remote.port} and {remote.control_port}" if remote.enabled else "nowhere"
     try:
         with Client(name="doctor", timeout=5.0, connection_file=own_file()) as client:
             listening = client.status().remote
     except errors.ClientError:
-        yield Check("other machines", "note", f"will be listened to at {where}; clients: {known}", "start the daemon")
+        yield Check("other machines", "ok", f"will be listened to at: {where}; clients: {known}")
         return
-    if listening == {"address": remote.address, "port": remote.port, "control_port": remote.control_port}:
-        yield Check("other machines", "ok", f"listened to at {where}; clients: {known}")
+    if listening == (said if remote.enabled else None):
+        yield Check("other machines", "ok", f"listened to at: {where}; clients: {known}")
     else:
-        yield Check("other machines", "problem", f"the settings say {where}, the running daemon says otherwise",
+        yield Check("other machines", "problem", f"the settings say: {where}; the running daemon was started with others",
                     "vatt daemon stop, then vatt daemon start")  # fmt: skip
 
 
