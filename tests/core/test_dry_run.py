@@ -1,20 +1,85 @@
-"""A dry run of a released model: its sums."""
+"""A dry run: its sums, and that what it finds without memory is what a real run takes."""
 
 from __future__ import annotations
 
-from vatt_core.model.dry_run import rehearse
-from vatt_core.model.plan import LoadOptions
+import pytest
+import torch
+
+from vatt_core.errors import BadRequest
+from vatt_core.model.configuration import ModelConfig
+from vatt_core.model.dry_run import Rehearsal, count, filled, official_config, rehearse
+from vatt_core.model.folder import CONFIG_FILE, PART_NAMES, build_part
+from vatt_core.model.plan import LoadOptions, plan_memory
+from vatt_core.model.stages import ANSWERS, build_empty, run_stage, working_of
+from vatt_core.weights import find_model
 
 MILLION = 1_000_000
+GIB = 1 << 30
+RESERVED = 6 * GIB // 10
+"""What a driver and its libraries keep of a GPU for themselves."""
 
 
-def test_a_dry_run_adds_up() -> None:
-    done = rehearse("vatt-gemma", None, "gemma", LoadOptions(precision="bfloat16"), device="cpu")
-    told = done.to_dict()
+@pytest.fixture(scope="module")
+def gemma() -> Rehearsal:
+    """For a GPU of 8 GB."""
+    return rehearse("vatt-gemma", None, "gemma", LoadOptions(), device="cuda", available=8 * GIB - RESERVED)
+
+
+def test_a_dry_run_adds_up(gemma: Rehearsal) -> None:
+    told = gemma.to_dict()
     assert told["parameters"] == sum(part["parameters"] for part in told["parts"])
     assert [stage["name"] for stage in told["stages"]] == ["vision", "converter", "audio_transformer", "codec"]
     assert all(stage["activations"] > MILLION for stage in told["stages"])
-    # The cache of a Gemma: keys and values of 18 layers, one head of 256, two bytes, for 74 tokens and 108 of answer.
-    assert told["stages"][1]["cache"] == 18 * 2 * 256 * 2 * (74 + 108)
-    assert told["needed"] > sum(stage["weights"] for stage in told["stages"])
-    assert any("vatt-gemma" in line for line in done.lines())
+    # The cache of a Gemma: keys and values of 18 layers, one head of 256, two bytes, for 74 tokens and 108 of each answer.
+    assert told["stages"][1]["cache"] == 18 * 2 * 256 * 2 * (74 + 108) * ANSWERS
+    together = [stage["weights"] + stage["activations"] + stage["cache"] for stage in told["stages"]]
+    whole = sum(stage["weights"] for stage in told["stages"])
+    above = max(stage["activations"] + stage["cache"] for stage in told["stages"])
+    assert told["needed"] == (max(together) if told["memory"] == "swap" else whole + above)
+    assert any("vatt-gemma" in line for line in gemma.lines())
+
+
+def test_gemma_fits_8_gb(gemma: Rehearsal) -> None:
+    assert gemma.fits and gemma.plan.fits
+    # The plan allows for eight takes at once, which is never less than the one of a dry run.
+    for part, stage in zip(gemma.plan.parts, gemma.stages, strict=True):
+        assert part.working >= stage.activations + stage.cache
+
+
+def test_llama_fits_12_gb() -> None:
+    config = official_config("vatt-llama", "llama")
+    parts = build_empty(config)
+    sizes, working = count(parts), working_of(config, parts)
+    fits = {
+        bits: plan_memory(
+            sizes.parameters, sizes.linear, LoadOptions(llm_bits=bits), device=torch.device("cuda"),
+            available=12 * GIB - RESERVED, working=working,
+        ).fits for bits in (0, 8, 4)
+    }  # fmt: skip
+    assert fits == {0: False, 8: True, 4: True}
+
+
+@pytest.mark.parametrize("name", PART_NAMES)
+@torch.no_grad()
+def test_what_is_found_without_memory_is_what_a_real_run_takes(name: str) -> None:
+    config = ModelConfig.load(find_model("nano") / CONFIG_FILE)
+    without = run_stage(config, name, build_empty(config)[name])
+    real = filled(build_part(config, name, empty=True), torch.float32, torch.device("cpu"))
+    activations, cache = run_stage(config, name, real)
+    assert cache == without[1]
+    assert activations == pytest.approx(without[0], rel=0.1)
+
+
+def test_what_is_tied_stays_tied_when_it_is_filled() -> None:
+    config = ModelConfig.load(find_model("nano") / CONFIG_FILE)
+    empty = build_part(config, "converter", empty=True)
+    numbers = sum(value.numel() for value in empty.parameters())
+    full = filled(empty, torch.bfloat16, torch.device("cpu"))
+    assert sum(value.numel() for value in full.parameters()) == numbers
+    assert not any(value.is_meta for value in (*full.parameters(), *full.buffers()))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_needs_a_size() -> None:
+    with pytest.raises(BadRequest):
+        rehearse("vatt-gemma", None, "gemma", LoadOptions(), device="cuda")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 
 from vatt_core.errors import BadRequest, OutOfMemory
 from vatt_core.model import folder as folders
 from vatt_core.model.folder import count_parameters, load_model
-from vatt_core.model.plan import LoadOptions, check_fits, plan_memory
+from vatt_core.model.plan import LoadOptions, MemoryPlan, check_fits, plan_memory
 from vatt_core.model.residence import Residence
 from vatt_core.weights import find_model
 
@@ -19,42 +21,49 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 GB = 1_000_000_000
 
 
+def plan(
+    sizes: Mapping[str, int], linear: int, options: LoadOptions, *, device: torch.device, available: int
+) -> MemoryPlan:
+    """A plan with half a gigabyte for each stage beside its weights."""
+    return plan_memory(
+        sizes, linear, options, device=device, available=available,
+        working=lambda kinds, bits: dict.fromkeys(kinds, GB // 2),
+    )  # fmt: skip
+
+
 def test_small_models_are_exact_everywhere() -> None:
     nano = {"vision": 10**6, "converter": 10**6, "audio_transformer": 10**6, "codec": 10**6}
     for device in (CUDA, CPU):
-        plan = plan_memory(nano, 0, LoadOptions(), device=device, available=GB)
-        assert {part.dtype for part in plan.parts} == {torch.float32}
-        assert not plan.swapped and not plan.narrowed
+        wide = plan(nano, 0, LoadOptions(), device=device, available=GB)
+        assert {part.dtype for part in wide.parts} == {torch.float32}
+        assert not wide.swapped and not wide.narrowed
 
 
 def test_defaults_follow_the_device() -> None:
-    on_gpu = plan_memory(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CUDA, available=24 * GB)
+    on_gpu = plan(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CUDA, available=24 * GB)
     assert on_gpu.dtype("converter") == on_gpu.dtype("vision") == torch.bfloat16
     assert on_gpu.dtype("codec") == torch.float32 and not on_gpu.swapped
-    roomy = plan_memory(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CPU, available=64 * GB)
+    roomy = plan(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CPU, available=64 * GB)
     assert not roomy.narrowed
-    tight = plan_memory(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CPU, available=16 * GB)
+    tight = plan(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CPU, available=16 * GB)
     assert tight.dtype("converter") == torch.bfloat16
     assert tight.dtype("vision") == torch.float32  # convolutions of the CPU
 
 
-def test_the_official_models_fit_small_gpus() -> None:
-    gemma = plan_memory(GEMMA, GEMMA_LINEAR, LoadOptions(), device=CUDA, available=int(7.5 * GB))
-    assert gemma.fits
-    with pytest.raises(OutOfMemory):
-        check_fits(plan_memory(LLAMA, LLAMA_LINEAR, LoadOptions(), device=CUDA, available=int(11.5 * GB)), "llama")
-    for bits in (8, 4):
-        options = LoadOptions(llm_bits=bits)
-        assert plan_memory(LLAMA, LLAMA_LINEAR, options, device=CUDA, available=int(11.5 * GB)).fits
-    assert plan_memory(LLAMA, LLAMA_LINEAR, LoadOptions(llm_bits=4), device=CUDA, available=8 * GB).fits
+def test_what_does_not_fit_is_refused_with_its_sizes() -> None:
+    small = plan(LLAMA, LLAMA_LINEAR, LoadOptions(), device=CUDA, available=12 * GB)
+    with pytest.raises(OutOfMemory) as caught:
+        check_fits(small, "llama")
+    assert caught.value.details == {"needed": small.needed, "available": 12 * GB}
+    check_fits(plan(LLAMA, LLAMA_LINEAR, LoadOptions(llm_bits=4), device=CUDA, available=12 * GB), "llama")
 
 
 def test_a_choice_is_kept() -> None:
     options = LoadOptions(precision="float16", memory="swap")
-    plan = plan_memory(GEMMA, GEMMA_LINEAR, options, device=CUDA, available=100 * GB)
-    assert plan.swapped and plan.dtype("audio_transformer") == torch.float16
-    assert plan.needed == plan.swap < plan.keep
-    assert not plan_memory(GEMMA, GEMMA_LINEAR, options, device=CPU, available=100 * GB).swapped
+    chosen = plan(GEMMA, GEMMA_LINEAR, options, device=CUDA, available=100 * GB)
+    assert chosen.swapped and chosen.dtype("audio_transformer") == torch.float16
+    assert chosen.needed == chosen.swap < chosen.keep
+    assert not plan(GEMMA, GEMMA_LINEAR, options, device=CPU, available=100 * GB).swapped
 
 
 @pytest.mark.parametrize("wrong", [{"precision": "half"}, {"llm_bits": 3}, {"memory": "some"}, {"codec": "other"}])

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vatt_core.model.dry_run import LiveBytes, build_empty, count, official_config
+from vatt_core.model.dry_run import count, official_config
 from vatt_core.model.official_names import PREFIX, official_places
+from vatt_core.model.stages import LiveBytes, build_empty
 from vatt_core.weights.importing.language import read_source
 
 KEYS = json.loads((Path(__file__).parents[1] / "data" / "recorded" / "full_size_keys.json").read_text(encoding="utf-8"))

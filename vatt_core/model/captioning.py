@@ -68,7 +68,7 @@ def process_scores(logits: Tensor, seen: Tensor, settings: SamplingSettings) -> 
     return scores
 
 
-def _draw(scores: Tensor, uniforms: list[float]) -> Tensor:
+def draw(scores: Tensor, uniforms: list[float]) -> Tensor:
     """One token per row from its own uniform number, by the inverse of the distribution function: [R]."""
     cumulative = scores.double().softmax(-1).cumsum(-1)
     # Scaled to the last entry: rounding may leave it a little below 1.
@@ -115,7 +115,7 @@ def sample_captions(
     for _ in range(settings.max_new_tokens):
         logits = converter.llm.lm_head(state).float()
         scores = process_scores(logits, seen, settings)
-        tokens = scores.argmax(-1) if settings.greedy else _draw(scores, [source.random() for source in sources])
+        tokens = scores.argmax(-1) if settings.greedy else draw(scores, [source.random() for source in sources])
         likelihoods = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
         for row, token in enumerate(tokens.tolist()):
             if not finished[row]:

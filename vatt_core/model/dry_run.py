@@ -1,25 +1,20 @@
 """A model at its real size without its weights: parameters, bytes per part, and what each stage takes while it works.
 
-Everything runs on the device `meta`, which knows shapes and computes nothing, so that no memory is needed for it.
+Everything runs on the device `meta`, which knows shapes and computes nothing, so that no memory is needed for it, unless the
+stages shall really compute.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from transformers import DynamicCache
+from torch import nn
 
-from vatt_core.model.audio_transformer import AudioTransformer
+from vatt_core.errors import BadRequest
 from vatt_core.model.configuration import (
     AudioTransformerConfig,
     CodecConfig,
@@ -29,16 +24,13 @@ from vatt_core.model.configuration import (
     VisionConfig,
 )
 from vatt_core.model.converter import Converter
-from vatt_core.model.folder import PART_NAMES, build_part
+from vatt_core.model.folder import build_part
 from vatt_core.model.plan import LoadOptions, MemoryPlan, available_memory, plan_memory
 from vatt_core.model.quantised import quantisable
-from vatt_core.model.vision import VisionTower
+from vatt_core.model.stages import Stage, build_empty, run_stage, unpacked, working_of
 from vatt_core.timing import Timing
 from vatt_core.weights.fingerprint import CONFIG_FILE
 from vatt_core.weights.space import in_units
-
-PROMPT = 64
-"""Tokens of the longest prompt that conditions the audio transformer."""
 
 _LLAMA: dict[str, Any] = {
     "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
@@ -80,25 +72,6 @@ class Sizes:
     linear: int
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Bytes of one stage: weights of its part, the most that its intermediate results take at once, and the key-value
-    cache of the language model at the end."""
-
-    name: str
-    weights: int
-    activations: int
-    cache: int = 0
-
-
-def build_empty(config: ModelConfig) -> dict[str, nn.Module]:
-    """Every part at its size, on the device meta."""
-    parts = {name: build_part(config, name, empty=True).to("meta") for name in PART_NAMES if name != "codec"}
-    with init_empty_weights(include_buffers=False):
-        parts["codec"] = build_part(config, "codec")  # its convolutions read how far to pad from buffers
-    return {name: part.eval().requires_grad_(False) for name, part in parts.items()}
-
-
 def count(parts: dict[str, nn.Module]) -> Sizes:
     """Parameters of models without memory."""
 
@@ -112,110 +85,42 @@ def count(parts: dict[str, nn.Module]) -> Sizes:
     return Sizes({name: numbers(part) for name, part in parts.items()}, linear)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Bytes of tensors that operations have made and that are still there; `peak` is the most at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor):
-                self._seen.setdefault(self._key(value), 0)  # there before: weights and inputs
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._count(value)
-        return result
-
-    @staticmethod
-    def _key(value: Tensor) -> int:
-        return value.untyped_storage()._cdata
-
-    def _count(self, value: Tensor) -> None:
-        key = self._key(value)
-        if key in self._seen:
-            return
-        storage = value.untyped_storage()
-        size = storage.nbytes()
-        self._seen[key] = size
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, key)
-
-    def _gone(self, key: int) -> None:
-        self.now -= self._seen.pop(key, 0)
+REHEARSED = 2
+"""Layers of a language model that is too large for this machine, when it is run."""
 
 
-@contextmanager
-def measured() -> Iterator[Callable[[], int]]:
-    """Yields a function that says how many bytes were needed at once, beside what was there before."""
-    with torch.no_grad(), LiveBytes() as mode:
-        yield lambda: mode.peak
+def run_parts(config: ModelConfig, plan: MemoryPlan, *, takes: int) -> Iterator[Stage]:
+    """Build one part after the other on the plan's device with random numbers, and run its stage.
 
-
-def stage_bytes(
-    config: ModelConfig,
-    parts: dict[str, nn.Module],
-    weights: dict[str, int],
-    *,
-    dtype: torch.dtype,
-    takes: int = 1,
-    device: str = "meta",
-) -> list[Stage]:
-    """What the stages of a clip of one window take: frames, captions, condition, one guided step, sound.
-
-    weights: bytes of each part, for the sums. dtype: of the language model and the audio transformer. With a device that
-    computes, the parts must lie there with weights, and the figures are those of a real run.
+    Of a language model that would fill more than half of the free memory only the first layers are built: `cache` is
+    multiplied by the number of layers then, `weights` are those of the plan, and activations do not depend on it.
     """
-    timing, stages = config.timing, []
-    vision, converter = parts["vision"], parts["converter"]
-    transformer, codec = parts["audio_transformer"], parts["codec"]
-    assert (
-        isinstance(vision, VisionTower)
-        and isinstance(converter, Converter)
-        and isinstance(transformer, AudioTransformer)
-    )
-    size, width = config.vision.image_size, config.audio.condition_dim
-    kind = next(vision.parameters()).dtype
-    with measured() as peak:
-        vision(torch.zeros(timing.frames, 3, size, size, device=device, dtype=kind))
-    stages.append(Stage("vision", weights["vision"], peak()))
+    for part_plan in plan.parts:
+        name, device, share = part_plan.name, plan.device, 1
+        room = available_memory(device)
+        used = config
+        if name == "converter" and room is not None and part_plan.parameters * part_plan.dtype.itemsize > room // 2:
+            layers = int(config.converter.llm["num_hidden_layers"])
+            llm = {**config.converter.llm, "num_hidden_layers": REHEARSED}
+            used = replace(config, converter=replace(config.converter, llm=llm))
+            share = layers // REHEARSED
+        part = filled(build_part(used, name, empty=True), part_plan.dtype, device)
+        activations, cache = run_stage(used, name, part, takes=takes)
+        yield Stage(name, part_plan.weights, activations, cache * share)
 
-    prefix = timing.video_tokens + PROMPT
-    cache_bytes = 0
-    with measured() as peak:
-        cache = DynamicCache(config=converter.llm.config)
-        out = converter.llm.model(
-            inputs_embeds=torch.zeros(1, prefix, width, device=device, dtype=dtype), past_key_values=cache, use_cache=True
-        )  # fmt: skip
-        converter.llm.lm_head(out.last_hidden_state[:, -1]).float()
-        cache_bytes = sum(
-            tensor.numel() * tensor.element_size()
-            for layer in cache.layers
-            for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
-            if isinstance(tensor, Tensor)
-        )
-    per_token = cache_bytes // prefix
-    answers = per_token * config.converter.max_caption_tokens
-    stages.append(Stage("converter", weights["converter"], peak() - cache_bytes, cache_bytes + answers))
 
-    rows = 2 * takes
-    with measured() as peak:
-        transformer(
-            torch.zeros(rows, timing.codebooks, timing.code_frames, dtype=torch.int64, device=device),
-            torch.zeros(rows, prefix, width, device=device, dtype=dtype),
-            torch.ones(rows, prefix, device="cpu"),
-        )
-    stages.append(Stage("audio_transformer", weights["audio_transformer"], peak()))
-    with measured() as peak:
-        # The codes themselves cannot be looked up without memory; their sum is what the decoder reads.
-        latent = int(codec.latent_dim)  # type: ignore[arg-type]
-        codec.model.decoder(torch.zeros(takes, latent, timing.code_frames, device=device))  # type: ignore[union-attr,operator]
-    stages.append(Stage("codec", weights["codec"], peak()))
-    return stages
+def filled(part: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A part that was built without memory, with random numbers on a device; what was tied stays tied."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in part.modules():
+        for key, value in module._parameters.items():
+            if value is None:
+                continue
+            if value not in made:
+                numbers = torch.empty(value.shape, dtype=dtype, device=device).uniform_(-0.02, 0.02)
+                made[value] = nn.Parameter(numbers, requires_grad=False)
+            module._parameters[key] = made[value]
+    return part.to(device).eval()
 
 
 @dataclass(frozen=True)
@@ -235,6 +140,10 @@ class Rehearsal:
             stage.activations + stage.cache for stage in self.stages
         )
 
+    @property
+    def fits(self) -> bool:
+        return self.plan.available is None or self.needed <= self.plan.available
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.config.name,
@@ -248,6 +157,7 @@ class Rehearsal:
             "memory": "swap" if self.plan.swapped else "keep",
             "needed": self.needed,
             "available": self.plan.available,
+            "fits": self.fits,
         }  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -273,7 +183,7 @@ class Rehearsal:
             lines.append(f"{stage.name:<20}" + "".join(f"{cell:>12}" for cell in cells))
         held = "the part at work alone (swap)" if self.plan.swapped else "all parts (keep)"
         free = "an unknown amount" if self.plan.available is None else in_units(self.plan.available)
-        verdict = "fits" if self.plan.available is None or self.needed <= self.plan.available else "does not fit"
+        verdict = "fits" if self.fits else "does not fit"
         return [*lines, "", f"on the device at once: {held}, {in_units(self.needed)}; {free} is free: it {verdict}"]
 
 
@@ -285,8 +195,14 @@ def rehearse(
     *,
     device: str = "auto",
     takes: int = 1,
+    available: int | None = None,
+    run: bool = False,
 ) -> Rehearsal:
-    """Build the model of `folder`, or the released one of `family`, without memory, and plan it for `device`."""
+    """Plan the model of `folder`, or the released one of `family`, for `device`, and say what its stages take.
+
+    available: bytes that are free there (None: as found; a device that is not in this machine can be planned for so).
+    run: the stages really compute on the device, with random numbers; else only their shapes are followed.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     config = (
@@ -295,11 +211,25 @@ def rehearse(
         else ModelConfig.load((folder or Path()) / CONFIG_FILE)
     )
     where = torch.device(device)
+    if where.type == "cuda" and not torch.cuda.is_available() and (run or available is None):
+        raise BadRequest(
+            "There is no CUDA device here: say how much memory it would have free (--free), without --run."
+        )
     parts = build_empty(config)
     sizes = count(parts)
-    plan = plan_memory(sizes.parameters, sizes.linear, options, device=where, available=available_memory(where))
-    for part in plan.parts:
-        parts[part.name].to(part.dtype)
-    weights = {part.name: part.weights for part in plan.parts}
-    stages = stage_bytes(config, parts, weights, dtype=plan.dtype("converter"), takes=takes)
+    room = available_memory(where) if available is None else available
+    plan = plan_memory(
+        sizes.parameters, sizes.linear, options, device=where, available=room, working=working_of(config, parts)
+    )
+    if run:
+        del parts
+        stages = list(run_parts(config, plan, takes=takes))
+    else:
+        stages = []
+        for part in plan.parts:
+            parts[part.name].to(part.dtype)
+            whole = parts[part.name]
+            activations, cache = run_stage(config, part.name, whole, takes=takes)
+            activations += unpacked(whole, options.llm_bits) if isinstance(whole, Converter) else 0
+            stages.append(Stage(part.name, part.weights, activations, cache))
     return Rehearsal(config, plan, tuple(stages))

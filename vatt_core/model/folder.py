@@ -25,7 +25,7 @@ from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.codec import Codec
 from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.converter import Converter
-from vatt_core.model.plan import LoadOptions, MemoryPlan, available_memory, check_fits, plan_memory
+from vatt_core.model.plan import LoadOptions, MemoryPlan, Working, available_memory, check_fits, plan_memory
 from vatt_core.model.quantised import quantisable, quantised_linear
 from vatt_core.model.residence import Residence
 from vatt_core.model.text import load_tokenizer
@@ -281,6 +281,7 @@ def load_model(
         options,
         device=device,
         available=available_memory(device),
+        working=_working(config),
     )
     check_fits(plan, config.name)
     kinds = {name: plan.dtype(name) for name in PART_NAMES}
@@ -329,6 +330,15 @@ def load_model(
         plan=plan,
         residence=Residence(parts, device, swapped=plan.swapped),
     )
+
+
+def _working(config: ModelConfig) -> Working:
+    def working(kinds: Mapping[str, torch.dtype], bits: int) -> Mapping[str, int]:
+        from vatt_core.model.stages import working_of  # which builds parts, and so imports this module
+
+        return working_of(config)(kinds, bits)
+
+    return working
 
 
 def count_parameters(path: Path) -> tuple[int, int]:

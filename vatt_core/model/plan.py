@@ -5,7 +5,7 @@ No memory is taken here: sizes come from the headers of files, or from models th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,10 +20,10 @@ Keeping = Literal["auto", "keep", "swap"]
 LARGE = 1_000_000_000
 """Parameters from which on `auto` looks for less memory than float32 takes."""
 
-WORKING = {"vision": 1 << 30, "converter": 768 << 20, "audio_transformer": 768 << 20, "codec": 512 << 20}
-"""Bytes beside the weights that a stage is allowed for a clip of ten seconds: an allowance, not a measurement."""
+Working = Callable[[Mapping[str, torch.dtype], int], Mapping[str, int]]
+"""Says for the precision of each part and `llm_bits` how many bytes each stage takes beside its weights."""
 
-_BITS_PER_WEIGHT = {8: 8.0, 4: 4.6}
+BITS_PER_WEIGHT = {8: 8.0, 4: 4.6}
 """With the scales that bitsandbytes keeps (one byte for 64 weights in 4 bits, and theirs)."""
 
 
@@ -111,44 +111,51 @@ def plan_memory(
     *,
     device: torch.device,
     available: int | None,
+    working: Working,
 ) -> MemoryPlan:
-    """Decide what `options` leave open. parameters: of each part; linear: those of the language model's linear layers."""
+    """Decide what `options` leave open. parameters: of each part; linear: those of the language model's linear layers.
+    working: asked only for models that are large enough for it to matter."""
     large = sum(parameters.values()) >= LARGE
     candidates = [options.precision]
     if options.precision == "auto":
         candidates = ["float32"] if not large else ["bfloat16"] if device.type != "cpu" else ["float32", "bfloat16"]
     plans = []
     for precision in candidates:
+        parts = _parts(parameters, linear, precision, options.llm_bits, device, working if large else None)
         # On the CPU half of the memory is left to the system and to other programs.
         room = available if device.type != "cpu" or available is None or not large else available // 2
         for swapped in {"keep": (False,), "swap": (True,), "auto": (False, True)}[options.memory]:
             if swapped and device.type == "cpu":
                 continue  # there is nowhere to swap to
-            plan = MemoryPlan(
-                device, _parts(parameters, linear, precision, options.llm_bits, device), available, swapped
-            )
+            plan = MemoryPlan(device, parts, available, swapped)
             plans.append(plan)
             if room is None or plan.needed <= room:
                 return plan
     if not plans:
         return plan_memory(parameters, linear, LoadOptions(options.precision, options.llm_bits, "keep", options.codec),
-                           device=device, available=available)  # fmt: skip
+                           device=device, available=available, working=working)  # fmt: skip
     return plans[-1]
 
 
 def _parts(
-    parameters: Mapping[str, int], linear: int, precision: str, bits: int, device: torch.device
+    parameters: Mapping[str, int],
+    linear: int,
+    precision: str,
+    bits: int,
+    device: torch.device,
+    working: Working | None,
 ) -> tuple[PartPlan, ...]:
     narrow: torch.dtype = getattr(torch, precision)
+    # Convolutions of the CPU give wrong numbers in bfloat16; the codec is small and stays exact everywhere.
+    exact = {"codec", "vision"} if device.type == "cpu" else {"codec"}
+    kinds = {name: torch.float32 if name in exact else narrow for name in parameters}
+    needs = working(kinds, bits) if working else {}
     parts = []
     for name, count in parameters.items():
-        # Convolutions of the CPU give wrong numbers in bfloat16; the codec is small and stays exact everywhere.
-        wide = name == "codec" or (name == "vision" and device.type == "cpu")
-        dtype = torch.float32 if wide else narrow
-        width = 8.0 * torch.empty((), dtype=dtype).element_size()
+        width = 8.0 * kinds[name].itemsize
         if name == "converter" and bits:
-            width = (_BITS_PER_WEIGHT[bits] * linear + width * (count - linear)) / max(count, 1)
-        parts.append(PartPlan(name, count, dtype, width, WORKING[name] if sum(parameters.values()) >= LARGE else 0))
+            width = (BITS_PER_WEIGHT[bits] * linear + width * (count - linear)) / max(count, 1)
+        parts.append(PartPlan(name, count, kinds[name], width, needs.get(name, 0)))
     return tuple(parts)
 
 

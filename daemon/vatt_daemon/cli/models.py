@@ -229,6 +229,12 @@ def dry_run(
     llm_bits: Annotated[int, typer.Option("--llm-bits", help="8 or 4: the language model quantised; 0: not.")] = 0,
     memory: Annotated[str, typer.Option("--memory", help="auto, keep or swap.")] = "auto",
     takes: Annotated[int, typer.Option("--takes", min=1, help="Takes that are made together.")] = 1,
+    free: Annotated[
+        float | None, typer.Option("--free", min=0, help="GiB that are free on the device; left out: as found.")
+    ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Let the stages really compute, part after part, with random numbers.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """What a model takes, without its weights: parameters, bytes, and the plan for this device."""
@@ -239,7 +245,16 @@ def dry_run(
     from vatt_core.model.plan import LoadOptions
 
     options = LoadOptions(precision=cast(Any, precision), llm_bits=llm_bits, memory=cast(Any, memory))
-    done = rehearse(name, entry.folder if entry.installed else None, entry.family, options, device=device, takes=takes)
+    done = rehearse(
+        name,
+        entry.folder if entry.installed else None,
+        entry.family,
+        options,
+        device=device,
+        takes=takes,
+        available=None if free is None else int(free * (1 << 30)),
+        run=run,
+    )
     if as_json:
         print_json(done.to_dict())
         return
