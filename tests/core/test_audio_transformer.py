@@ -11,7 +11,7 @@ from torch import Tensor
 from vatt_core.errors import BadModel
 from vatt_core.model.audio_transformer import AudioTransformer, order_logits
 from vatt_core.model.configuration import AudioTransformerConfig
-from vatt_core.model.layers import sin_cos_positions
+from vatt_core.model.layers import AlibiBias, sin_cos_positions
 from vatt_core.model.official_names import PREFIX, from_official, official_places
 from vatt_core.timing import Timing
 
@@ -212,3 +212,33 @@ def test_bfloat16_training_agrees_with_float32() -> None:
         assert weight.grad is not None
         gradients.append(weight.grad.flatten().clone())
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("heads", "books", "frames", "slots"), [((3, 5), 3, 16, 7), ((6, 7), 5, 23, 1), ((1, 2), 1, 40, 12)]
+)
+def test_without_gradients_the_numbers_are_the_same(
+    kind: torch.dtype, heads: tuple[int, int], books: int, frames: int, slots: int
+) -> None:
+    timing = Timing(window=Fraction(2), code_rate=Fraction(8), codebooks=books, codebook_size=11)
+    model = build(timing, encoder_heads=heads[0], decoder_heads=heads[1]).to(kind)
+    codes, states, pad_mask = inputs(slots=slots, frames=frames, books=books)
+    tolerance = 1e-5 if kind == torch.float32 else 0.05
+    for mask in (pad_mask, torch.ones_like(pad_mask)):
+        wanted = model(codes, states, mask)
+        with torch.no_grad():
+            torch.testing.assert_close(model(codes, states, mask), wanted.detach(), atol=tolerance, rtol=tolerance)
+
+
+@torch.no_grad()
+def test_far_keys_count_as_far_as_they_can_be_told() -> None:
+    """Over many hundred slots the weights of far keys leave the range of float32; the sum of the others is what it was."""
+    attention = build(encoder_heads=8).encoder.blocks[0].attention
+    x = torch.randn(1, 900, 24, generator=torch.Generator().manual_seed(1))
+    bias = AlibiBias(8)(900, device=torch.device("cpu"), dtype=torch.float32)[None]
+    query, key, value = attention.query_key_value(x).view(900, 3, 8, 8).double().permute(1, 2, 0, 3)
+    scores = query @ key.transpose(1, 2) / 8**0.5 + bias[0].double()
+    seen = (scores.softmax(-1) @ value).transpose(0, 1).flatten(1)
+    wanted = (seen @ attention.output.weight.double().T).float()
+    torch.testing.assert_close(attention(x, bias, None)[0], wanted, atol=1e-5, rtol=1e-4)

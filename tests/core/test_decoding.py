@@ -201,6 +201,72 @@ def test_sampled_tokens_have_the_given_frequencies() -> None:
     assert edge.item() == 4  # never a token without probability
 
 
+def by_the_book(
+    model: AudioTransformer, one: Condition, options: DecodingOptions, generator: torch.Generator
+) -> Tensor:
+    """Reference 4 and 6 word for word, slot by slot: head h at position p answers for slot m = h T + p, which is the code of
+    codebook m mod K at time m div K."""
+    books, frames = model.timing.codebooks, model.timing.code_frames
+    slots, mask, steps = books * frames, model.timing.mask, options.steps
+    scale, temperature, noisy, kept = (
+        getattr(options, name) for name in ("guidance_scale", "temperature", "mask_temperature", "top_k")
+    )
+    raw: list[Tensor] = []
+    handle = model.heads.register_forward_hook(lambda _, inputs, output: raw.append(output))
+    codes = torch.full((books, frames), mask)
+    for step in range(steps):
+        model(torch.stack([codes, codes]), one.states.expand(2, -1, -1), one.pad_mask.expand(2, -1),
+              drop_condition=torch.tensor([False, True]))  # fmt: skip
+        toward, away = raw.pop()  # each [head, position, V]
+        uniform = torch.rand(slots, generator=generator, dtype=torch.float64)
+        noise = torch.rand(slots, generator=generator).clamp_(min=1e-20)
+        chosen, confidence = codes.clone(), torch.full((slots,), torch.inf)
+        for slot in range(slots):
+            head, position = divmod(slot, frames)
+            time, book = divmod(slot, books)
+            if codes[book, time] != mask:
+                continue
+            logits = away[head, position] + scale * (toward[head, position] - away[head, position])
+            logits[logits < logits.sort(descending=True).values[kept - 1]] = -torch.inf
+            chances = (logits / temperature).softmax(0)
+            token = int(torch.searchsorted(chances.double().cumsum(0), uniform[slot], right=True))
+            chosen[book, time] = token
+            gumbel = -torch.log(-torch.log(noise[slot]))
+            confidence[slot] = chances[token].log() + noisy * (1 - (step + 1) / steps) * gumbel
+        stay = hidden_after(step, steps, slots)
+        if step < steps - 1:
+            stay = max(1, min(int((codes == mask).sum()) - 1, stay))
+        cut = confidence.sort().values[stay]
+        hidden = (confidence < cut).view(frames, books).T
+        codes = chosen.masked_fill(hidden, mask)
+    handle.remove()
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("books", "frames", "heads"), [(3, 16, (3, 5)), (5, 7, (6, 1)), (4, 9, (5, 3)), (1, 11, (2, 7)), (3, 25, (7, 6))]
+)
+@torch.no_grad()
+def test_decoding_of_released_models_of_any_size_goes_by_the_book(
+    books: int, frames: int, heads: tuple[int, int]
+) -> None:
+    timing = Timing(
+        window=Fraction(frames, 8), frame_rate=Fraction(8), video_token_rate=Fraction(8), code_rate=Fraction(8),
+        codebooks=books, codebook_size=11,
+    )  # fmt: skip
+    config = AudioTransformerConfig(
+        dim=24, encoder_layers=1, decoder_layers=1, encoder_heads=heads[0], decoder_heads=heads[1], dim_head=8,
+        latent_dim=6, condition_dim=10, visual_positions=30, token_order="legacy",
+    )  # fmt: skip
+    model = AudioTransformer(config, timing)
+    model.initialise(torch.Generator().manual_seed(books * frames))
+    model.heads.weight *= 4
+    model.eval()
+    options = DecodingOptions(steps=6, guidance_scale=3.0, temperature=1.1, mask_temperature=4.0, top_k=7)
+    made = generate_codes(model, [condition(1)], options=options, generators=generators(5))
+    assert torch.equal(made[0], by_the_book(model, condition(1), options, generators(5)[0]))
+
+
 def test_options_from_defaults() -> None:
     defaults = DecodingDefaults(steps=20, fill_order="coarse_first", steps_per_codebook=(16, 2, 1, 1), top_k=64)
     options = DecodingOptions.from_defaults(defaults, temperature=0.7, guidance_scale=None)
