@@ -610,11 +610,3 @@ def test_from_afar_the_model_makes_the_same_samples_as_at_home(home: Any, tmp_pa
             assert told["wav_sha256"] == hashlib.sha256(Path(second.wav).read_bytes()).hexdigest()
             for more in (second.preview, second.muxed):
                 assert more and Path(more).parent == tmp_path / "there" and Path(more).stat().st_size
-        # A part of an earlier take anew: the take goes over as well, sound and side-car.
-        values |= {"takes": 1, "region": (1, 2)}
-        (first,) = own.generate(clip, output=tmp_path / "here", base=here[0].wav, **values).takes
-        (second,) = client.generate(clip, output=tmp_path / "there", base=there[0].sidecar, **values).takes
-        assert Path(first.wav).read_bytes() == Path(second.wav).read_bytes()
-        assert json.loads(Path(second.sidecar).read_bytes())["request"]["base"] == there[0].wav
-    remade = home.vatt("remake", there[0].sidecar, "--connection", str(home.root / "editor.json"), "--json")
-    assert remade.returncode == 0 and json.loads(remade.stdout)["same"], remade.stderr
