@@ -50,6 +50,7 @@ def test_takes_lie_under_the_strip_to_the_frame(placed: Any) -> None:
         assert sound["name"].startswith(record["caption"][:50])
         assert record["caption"] == placed["prompt"] == record["request"]["prompt"]
         assert record["request"]["negative_prompt"] == "music" and record["model"] == "nano"
+        assert record["request"]["loudness"] == -23.0
     one, two = placed["two"]
     assert one["channel"] == 2 and two["channel"] == 1  # the film is on 3
     assert [one["mute"], two["mute"]] == [False, True]

@@ -24,3 +24,4 @@ answer["problem"], answer["session"] = runtime.problem(), runtime.session() is n
 answer["operators"] = bpy.ops.vatt.generate.get_rna_type().identifier
 bpy.ops.preferences.addon_disable(module="bl_ext.user_default.vatt")
 Path(asked["answer"]).write_text(json.dumps(answer))
+os._exit(0)  # Blender as a module may wait for ever in its own clean-up

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import bpy
 
@@ -26,7 +26,6 @@ waits: list[str] = []
 
 
 def _end(*error: Any) -> None:
-    """Blender's own clean-up may wait for ever for the thread to the daemon."""
     traceback.print_exception(*error)
     sys.stderr.flush()
     os._exit(1)
@@ -40,8 +39,11 @@ def arguments() -> dict[str, Any]:
     return found
 
 
-def answer(value: Any) -> None:
+def answer(value: Any) -> NoReturn:
+    """Tell the results and end. Blender as a module may wait for ever in its own clean-up."""
     Path(arguments()["answer"]).write_text(json.dumps(value))
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def watch_main_thread() -> None:
