@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from vatt_client import Client, Suggest, messages
+import zmq
+from vatt_client import Client, Suggest, connection, messages
 
 from benchmarks.measure import MIB, has_loaded, machine_facts, own_daemon, peak_memory
 from benchmarks.noop import LEAST
@@ -22,6 +23,8 @@ from benchmarks.noop import LEAST
 JOBS = 10_000
 UNDER_WAY = 256
 """Submissions whose answer the client has not read yet."""
+BESIDE = 2_000
+"""Jobs whose events a watcher does not read."""
 BEHIND = 2_000
 BATCH_JOB = 0.05
 """Seconds that each of the batch jobs takes which an interactive one waits behind."""
@@ -94,6 +97,19 @@ def run(folder: Path, *, runs: int, told: Callable[[str], None] = lambda line: N
     figures.append(Figure("longest ping meanwhile (loop lag)", max(lag, default=0.0), "ms", 250, "below", note))
     figures.append(Figure(f"front's memory with {JOBS} jobs waiting", memory, "MiB", 200, "below"))
 
+    told("a watcher that never reads")
+    with _front(folder / "deaf") as client, _deaf_watcher():
+        client.suggest(clip)
+        with _pinger() as lag:
+            for number in range(BESIDE):
+                client.submit(Suggest(path=str(clip), seed=number))
+            while client.status().queued:
+                time.sleep(0.05)
+    p99 = statistics.quantiles(lag, n=100)[98] if len(lag) > 1 else 0.0
+    figures.append(
+        Figure("pings of others beside a watcher that never reads, p99", p99, "ms", 50, "below", _spread(lag or [0.0]))
+    )
+
     told(f"an interactive job behind {BEHIND} batch jobs")
     waits = []
     with _front(folder / "behind", **{"worker.slots": 1}) as client:
@@ -155,6 +171,24 @@ def _submit(client: Client, clip: Path, count: int) -> float:
             waiting.discard(identity)
             done += 1
     return count / (time.perf_counter() - began)
+
+
+@contextmanager
+def _deaf_watcher() -> Iterator[None]:
+    """A client that watches everything and reads nothing."""
+    found = connection.read_connection()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.linger, socket.rcvhwm = 0, 1
+    socket.curve_serverkey = found.server_public.encode()
+    socket.curve_publickey, socket.curve_secretkey = found.client_public.encode(), found.client_secret.encode()
+    socket.connect(found.jobs)
+    socket.send_multipart(messages.encode(messages.Watch(), b"deaf"))
+    try:
+        yield
+    finally:
+        socket.close()
+        context.term()
 
 
 _PINGER = """

@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
-import logging.handlers
 import os
 import sys
 from typing import Any
 
 from vatt_core.errors import VattError
-from vatt_daemon.settings import Folders, folders, load_settings
-
-
-def prepare_logging(places: Folders) -> None:
-    """Log to daemon.log (5 files of 2 MiB) and, where somebody sits at a terminal, to standard error."""
-    handlers: list[logging.Handler] = []
-    with contextlib.suppress(OSError):
-        places.log.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handlers.append(
-            logging.handlers.RotatingFileHandler(
-                places.log / "daemon.log", maxBytes=2 << 20, backupCount=4, encoding="utf-8"
-            )
-        )
-    if sys.stderr is not None and sys.stderr.isatty():
-        handlers.append(logging.StreamHandler())
-    logging.basicConfig(
-        level=logging.INFO,
-        handlers=handlers or [logging.NullHandler()],
-        force=True,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+from vatt_daemon.logs import prepare_logging
+from vatt_daemon.settings import LogSettings, folders, load_settings
 
 
 def run(flags: dict[str, Any] | None = None) -> int:
     """Serve until told to stop. Returns the exit code; a daemon that cannot start says why in one line."""
     try:
         places = folders()
-        prepare_logging(places)
+        prepare_logging(places, LogSettings())  # for what is wrong with the settings themselves
         settings = load_settings(flags=flags)
+        prepare_logging(places, settings.log)
         from vatt_daemon.server import serve
 
         serve(settings, places)

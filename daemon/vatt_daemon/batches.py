@@ -29,6 +29,7 @@ from vatt_core.files import content_hash, fingerprint
 from vatt_core.media.atomic import write_bytes
 from vatt_daemon import guard
 from vatt_daemon.batch_store import BatchStore, NewItem
+from vatt_daemon.logs import about
 from vatt_daemon.scheduler import Publish, Scheduler
 from vatt_daemon.settings import PathSettings
 from vatt_daemon.store import StoredJob
@@ -109,7 +110,7 @@ class Batches:
             except BaseException:
                 self._store.drop_items(batch)
                 raise
-            log.info("batch %s: %d items", batch, len(items))
+            log.info("batch %s: %d items", batch, len(items), extra=about(batch))
             self._begin(stored)
             return self._answer(stored, duplicate=False)
 
@@ -290,7 +291,7 @@ class Batches:
         if run.timer is not None:
             run.timer.cancel()
         del self._runs[run.batch]
-        log.info("batch %s: %s %s", run.batch, state, result.get("counts", ""))
+        log.info("batch %s: %s %s", run.batch, state, result.get("counts", ""), extra=about(run.batch))
         self._announce(stored)
 
     def _announce(self, job: StoredJob) -> None:
@@ -347,7 +348,7 @@ def examine(jobs: list[StoredJob], earlier: dict[str, list[StoredJob]], paths: P
             found[job.id] = next((before for before in earlier[job.id] if is_whole(before, request)), None)
         except (ClientError, VattError, OSError) as error:
             if isinstance(error, ForbiddenPath):
-                log.warning("refused job %s of client '%s': %s", job.id, job.client, error)
+                log.warning("refused job %s of client '%s'", job.id, job.client, extra=about(job.id, error))
             found[job.id] = error
     return found
 

@@ -117,6 +117,7 @@ class LocalExecutor:
                 "uploads": str(folders.uploads),
                 "results": str(folders.results),
                 "cache_folder": str(folders.cache),
+                "private": settings.log.private,
             }
             self._workers.append(
                 WorkerProcess(

@@ -22,6 +22,7 @@ from vatt_client.replies import CANCELLED, DONE, FAILED, QUEUED
 
 from vatt_core.errors import DiskFull
 from vatt_daemon.executor import CapacityChanged, Event, Executor, Failed, Finished, Progressed, Task
+from vatt_daemon.logs import about
 from vatt_daemon.outputs import Outputs
 from vatt_daemon.places import Places
 from vatt_daemon.settings import JobSettings
@@ -173,7 +174,7 @@ class Scheduler:
         self._in_a_row = self._in_a_row + 1 if queue is self._interactive and self._batch else 0
         self._waiting.discard(job.id)
         self._running[job.id] = _Run(job.id)
-        log.info("job %s: attempt %d", job.id, job.attempt)
+        log.info("job %s: attempt %d", job.id, job.attempt, extra=about(job.id))
         self._announce(job)
         self._executor.submit(Task(job=job.id, kind=job.kind, request=job.request | {"seed": job.seed}))
 
@@ -220,7 +221,7 @@ class Scheduler:
                 try:
                     self._handle(event)
                 except Exception:
-                    log.exception("an event of the executor could not be handled: %r", event)
+                    log.exception("an event of the executor could not be handled", extra=about(detail=repr(event)))
                 self.dispatch()
         finally:
             house.cancel()
@@ -245,7 +246,7 @@ class Scheduler:
             else:
                 self._end(event.job, FAILED, error=event.error)
         else:
-            log.warning("job %s: %s", event.job, event.reason)
+            log.warning("job %s: %s", event.job, event.reason, extra=about(event.job))
             self._in_background(self._lost(run, event.reason))
 
     def _waits_for_disk(self, job: str) -> bool:
@@ -287,7 +288,7 @@ class Scheduler:
         try:
             stored = self._store.requeue(job, note=note, uncount=uncount)
         except (DiskFull, sqlite3.Error) as error:
-            log.error("job %s cannot be put back: %s", job, error)
+            log.error("job %s cannot be put back: %s", job, error, extra=about(job))
             loop.call_later(DISK_RETRY, lambda: self._requeue(job, note=note, uncount=uncount, after=after))
             return
         self._running.pop(job, None)
@@ -311,7 +312,7 @@ class Scheduler:
         try:
             stored = self._store.finish(job, state, result=result, error=error)
         except (DiskFull, sqlite3.Error) as full:
-            log.error("the end of job %s cannot be stored: %s", job, full)
+            log.error("the end of job %s cannot be stored: %s", job, full, extra=about(job))
             asyncio.get_running_loop().call_later(DISK_RETRY, lambda: self._end(job, state, result=result, error=error))
             return
         began = self._running.pop(job, None) is not None or stored.started is not None
@@ -323,7 +324,10 @@ class Scheduler:
             timer.cancel()
         if began and self._outputs(stored) is not None:
             self._in_background(asyncio.to_thread(self._settle if stored.state == DONE else self._discard, stored))
-        log.info("job %s: %s%s", job, state, "" if error is None else f" ({error['code']}: {error['message']})")
+        if error is None:
+            log.info("job %s: %s", job, state, extra=about(job))
+        else:
+            log.info("job %s: %s (%s)", job, state, error["code"], extra=about(job, error["message"]))
         self._announce(stored)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -349,7 +353,7 @@ class Scheduler:
             try:
                 outputs.discard()
             except OSError as error:
-                log.warning("files of job %s are left in %s: %s", job.id, outputs.staging, error)
+                log.warning("files of job %s are left", job.id, extra=about(job.id, f"{outputs.staging}: {error}"))
 
     async def _keep_house(self) -> None:
         """Settle what an earlier daemon had no time to, then forget old jobs from time to time."""

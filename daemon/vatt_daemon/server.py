@@ -33,6 +33,8 @@ from vatt_daemon.clients import Caller, Callers, NamedClients
 from vatt_daemon.executor import Executor, LocalExecutor
 from vatt_daemon.keys import DOMAIN, Gatekeeper, KeyPair, load_key_pair
 from vatt_daemon.lock import SingleInstance
+from vatt_daemon.logs import about
+from vatt_daemon.metrics import Metrics
 from vatt_daemon.places import Places
 from vatt_daemon.scheduler import Scheduler
 from vatt_daemon.settings import Folders, RemoteSettings, Settings
@@ -141,9 +143,11 @@ class Server:
                 else None,
                 stop=self._stop.set,
             )
+            self._metrics = Metrics(lambda: self._answering.answer(messages.Status(), guard.HERE), version=__version__)
             self._scheduler.recover()
             self._batches.recover()
             self._scheduler.dispatch()
+            await self._serve_metrics(stack)
 
             file = self._publish_connection(server_keys, client_keys)
             stack.callback(self._withdraw_connection, file)
@@ -225,6 +229,20 @@ class Server:
                 f"table [{table}]).",
                 port=port,
             ) from None
+
+    async def _serve_metrics(self, stack: contextlib.ExitStack) -> None:
+        port = self.settings.metrics.port
+        if not port:
+            return
+        try:
+            stack.callback((await self._metrics.serve(port)).close)
+        except OSError as error:
+            raise PortInUse(
+                f"The port {port} cannot be listened on ({error.strerror}): set another one ({self.folders.config_file}, "
+                "table [metrics]).",
+                port=port,
+            ) from None
+        log.info("metrics: http://%s:%d/metrics", ADDRESS, port)
 
     def _publish_connection(self, server_keys: KeyPair, client_keys: KeyPair) -> Path:
         return connection.write_connection(
@@ -344,6 +362,7 @@ class Server:
     def _publish(self, job: str, event: dict[str, Any]) -> None:
         """Tell everybody who wants to know that something has happened to a job."""
         self._watchers.publish(job, event)
+        self._metrics.heard(event)
         if event["event"] == "state":
             self._batches.heard(event)
 
@@ -370,7 +389,7 @@ class Server:
                 )
             except Exception as error:
                 if isinstance(error, ForbiddenPath):
-                    log.warning("refused a job of client '%s': %s", item.caller.name, error)
+                    log.warning("refused a job of client '%s'", item.caller.name, extra=about(detail=error))
                 problems[id(item.message)] = error
         return problems
 

@@ -134,6 +134,23 @@ class TransferSettings:
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    """level: "debug", "info", "warning" or "error". format: "text", or "json" for one object per line. private: prompts,
+    paths of clips and errors that quote them stay out."""
+
+    level: str = "info"
+    format: str = "text"
+    private: bool = False
+
+
+@dataclass(frozen=True)
+class MetricsSettings:
+    """port: where figures for Prometheus can be read on 127.0.0.1, 0: nowhere."""
+
+    port: int = 0
+
+
+@dataclass(frozen=True)
 class WatchSettings:
     """Of watched folders. settle: seconds that a clip must stay the same before it is taken. rescan, polling: seconds
     between two looks through a folder, with events and without. patience: seconds after which a clip that cannot be
@@ -205,6 +222,8 @@ class Settings:
     paths: PathSettings = field(default_factory=PathSettings)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
     transfers: TransferSettings = field(default_factory=TransferSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
 
 
@@ -249,6 +268,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "transfers.file_bytes": (1, 1 << 50),
     "transfers.keep_bytes": (0, 1 << 50),
     "transfers.keep_days": (0, 36_500),
+    "metrics.port": (0, 65_535),
+}
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "log.level": ("debug", "info", "warning", "error"),
+    "log.format": ("text", "json"),
 }
 
 
@@ -277,16 +302,7 @@ def load_settings(
 
     Raises BadRequest that names the key and where it stands.
     """
-    file = folders().config_file if file is None else file
-    environment = os.environ if environment is None else environment
-    given: dict[str, tuple[Any, str]] = {}
-    for key, value in _from_file(file).items():
-        given[key] = (value, str(file))
-    for key, value in _from_environment(environment).items():
-        given[key] = (value, f"the environment variable {_variable(key)}")
-    for key, value in (flags or {}).items():
-        given[key] = (value, "the command line")
-
+    given = given_settings(file=file, environment=environment, flags=flags)
     kinds = {f"{table}.{name}": kind for table, names in _tables().items() for name, kind in names.items()}
     values: dict[str, dict[str, Any]] = {}
     for key, (value, source) in given.items():
@@ -303,6 +319,22 @@ def load_settings(
     )
     _check_remote(settings.remote)
     return settings
+
+
+def given_settings(
+    *, file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> dict[str, tuple[Any, str]]:
+    """'table.name' → the value that counts, as it was given, and where it stands. Raises BadRequest."""
+    file = folders().config_file if file is None else file
+    environment = os.environ if environment is None else environment
+    given: dict[str, tuple[Any, str]] = {}
+    for key, value in _from_file(file).items():
+        given[key] = (value, str(file))
+    for key, value in _from_environment(environment).items():
+        given[key] = (value, f"the environment variable {_variable(key)}")
+    for key, value in (flags or {}).items():
+        given[key] = (value, "the command line")
+    return given
 
 
 def _check_remote(remote: RemoteSettings) -> None:
@@ -381,6 +413,8 @@ def _convert(key: str, value: Any, kind: Any, source: str) -> Any:
         value = float(value)
     if type(value) is not kind:
         raise problem
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise BadRequest(f"The setting '{key}' ({source}) must be one of {', '.join(_CHOICES[key])}.", key=key)
     low, high = _RANGES.get(key, (float("-inf"), float("inf")))
     if kind in (int, float) and not low <= value <= high:
         raise BadRequest(f"The setting '{key}' ({source}) must lie between {low:g} and {high:g}, not {value}.", key=key)

@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -28,6 +27,7 @@ from vatt_client import messages
 from vatt_core.errors import BadModel, BadRequest, Cancelled, VattError
 from vatt_daemon import pipe
 from vatt_daemon.gate import BATCH, CAPTIONS, SOUND, Gate, Turn, current
+from vatt_daemon.logs import fault
 from vatt_daemon.outputs import Outputs
 from vatt_daemon.places import Places, in_words
 from vatt_daemon.settings import CacheSettings, MediaSettings, WorkerSettings
@@ -49,7 +49,7 @@ _NONE_IS_A_CHOICE = ("loudness",)
 @dataclass(frozen=True)
 class Orders:
     """What a worker is told at its start. receipts: see outputs.py. uploads, results: see places.py. cache: folder of what it
-    remembers."""
+    remembers. private: see logs.py."""
 
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     media: MediaSettings = field(default_factory=MediaSettings)
@@ -58,6 +58,7 @@ class Orders:
     uploads: str = ""
     results: str = ""
     cache_folder: str = ""
+    private: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,7 +121,7 @@ class Worker:
             self._say({"event": "done", "job": job, "result": self._run(task)})
         except Exception as error:
             if not isinstance(error, VattError):
-                traceback.print_exc()
+                print(f"job {job}: {fault(error, private=self._orders.private)}", file=sys.stderr, flush=True)
             if self._loader.is_fault(error):
                 # The executor tries again with another process, and says so when that one dies as well.
                 sys.stderr.flush()

@@ -37,7 +37,10 @@ class SuggestRequest:
 class GenerateRequest:
     path: Path
     output: Path
+    start: Fraction | None = None
+    end: Fraction | None = None
     prompt: str = ""
+    negative_prompt: str = ""
     takes: int = 1
     seed: int | None = None
     sample_rate: int = 48_000

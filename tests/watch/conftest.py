@@ -32,7 +32,7 @@ class Watched(Home):
         self.log = root / "runs.jsonl"
         self.watchers: list[subprocess.Popen[bytes]] = []
         self.environment |= {
-            "PYTHONPATH": f"{HERE}",
+            "PYTHONPATH": os.pathsep.join([str(HERE), self.environment["PYTHONPATH"]]),
             "VATT_WORKER_PIPELINE": "watched_pipeline:Pipeline",
             "VATT_TEST_RUNS": str(self.log),
             "VATT_WATCH_SETTLE": "0.2",

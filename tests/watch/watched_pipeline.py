@@ -10,45 +10,14 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from scripted_pipeline import GenerateRequest, Result, SuggestRequest
+
 from vatt_core import errors
 
-
-@dataclass(frozen=True)
-class SuggestRequest:
-    path: Path
-    start: Fraction | None = None
-    end: Fraction | None = None
-    count: int = 3
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class GenerateRequest:
-    path: Path
-    output: Path
-    start: Fraction | None = None
-    end: Fraction | None = None
-    prompt: str = ""
-    negative_prompt: str = ""
-    takes: int = 1
-    seed: int | None = None
-    sample_rate: int = 48_000
-    bits: int = 24
-    loudness: float | None = None
-    preview: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.values
+__all__ = ["GenerateRequest", "Pipeline", "SuggestRequest"]
 
 
 def note(kind: str, path: Path) -> None:

@@ -12,6 +12,8 @@ import typer.main
 COMMANDS: dict[str, tuple[str, str]] = {
     "suggest": ("vatt_daemon.cli.jobs:suggest_app", "Captions for a clip."),
     "generate": ("vatt_daemon.cli.jobs:generate_app", "Soundtracks for a clip."),
+    "status": ("vatt_daemon.cli.daemon:status_app", "What the daemon does: jobs, queue, models in memory, workers."),
+    "jobs": ("vatt_daemon.cli.queue:app", "The daemon's jobs: list, show, cancel, retry, follow."),
     "batch": ("vatt_daemon.cli.batch:app", "Soundtracks for the clips of a manifest."),
     "preview": ("vatt_daemon.cli.preview:app", "A page that plays a clip with its takes."),
     "takes": ("vatt_daemon.cli.takes:app", "The takes that lie in a folder; pick one."),
@@ -26,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plugins": ("vatt_daemon.cli.plugins:app", "Put the plugins where editors look for them."),
     "resolve": ("vatt_daemon.cli.resolve:app", "The other end of the scripts in DaVinci Resolve."),
     "models": ("vatt_daemon.cli.models:app", "Which models there are, and where."),
+    "config": ("vatt_daemon.cli.config:app", "Settings: show, path, edit, validate."),
     "doctor": ("vatt_daemon.cli.doctor:app", "Check the installation; each problem with its cure."),
     "world": ("vatt_daemon.cli.world:app", "Write clips of the procedural world."),
     "train": ("vatt_daemon.cli.train:app", "Train models."),

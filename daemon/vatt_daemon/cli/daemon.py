@@ -1,4 +1,4 @@
-"""`vatt daemon start|stop|status|run`."""
+"""`vatt daemon start|stop|status|run`, and `vatt status`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vatt_daemon.cli.jobs import Connection, use_connection
 from vatt_daemon.cli.output import print_json
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Start, stop and look at the daemon.")
+status_app = typer.Typer(pretty_exceptions_enable=False)
 
 Port = Annotated[int | None, typer.Option("--port", help="Port for jobs; left out, as set, or a free one.")]
 ControlPort = Annotated[int | None, typer.Option("--control-port", help="Port for control messages.")]
@@ -50,6 +51,7 @@ def stop() -> None:
 
 
 @app.command()
+@status_app.command()
 def status(
     connection_file: Connection = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,

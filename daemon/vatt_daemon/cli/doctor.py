@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -50,12 +51,25 @@ class Check:
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", metavar="FILE", help="Also write a zip for whoever helps, without paths, prompts, keys."
+        ),
+    ] = None,
+) -> None:
     """Check the installation. The exit code is 1 when something is wrong."""
     found = [check for examine in EXAMINATIONS for check in _safely(examine)]
     healthy = all(check.state != "problem" for check in found)
+    report = {"healthy": healthy, "checks": [asdict(check) for check in found]}
+    if bundle is not None:
+        from vatt_daemon.cli.bundle import write_bundle
+
+        write_bundle(bundle, report)
     if as_json:
-        print_json({"healthy": healthy, "checks": [asdict(check) for check in found]})
+        print_json(report)
     else:
         for check in found:
             print(f"{check.state:<8} {check.name}: {check.seen}")
