@@ -20,7 +20,8 @@ DRIVE_PAGE = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warn
 class FileServer(http.server.ThreadingHTTPServer):
     """Serves the files of `folder`. The sets name files that are treated specially.
 
-    cut: bytes after which the connection breaks, once per entry of the list. requests: (path, Range header) of all.
+    cut: bytes after which the connection breaks, once per entry of the list. extra: headers of every answer. requests:
+    (path, Range header) of all; asked_by: their Authorization headers.
     """
 
     daemon_threads = True
@@ -33,7 +34,9 @@ class FileServer(http.server.ThreadingHTTPServer):
         self.page: dict[str, str] = {}
         self.drive: set[str] = set()
         self.changed: set[str] = set()
+        self.extra: dict[str, str] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.asked_by: list[str | None] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up early is nothing to report."""
@@ -49,10 +52,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         where = urlsplit(self.path)
         name = where.path.strip("/")
         self.server.requests.append((self.path, self.headers.get("Range")))
+        self.server.asked_by.append(self.headers.get("Authorization"))
         if name in self.server.refuse:
             return self._answer(self.server.refuse[name], b"no")
         if name in self.server.page:
@@ -69,8 +76,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        self._end()
+        self._write(body)
+
+    def _end(self) -> None:
+        for name, value in self.server.extra.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+
+    def _write(self, body: bytes) -> None:
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _file(self, name: str, content: bytes) -> None:
         if name in self.server.changed:
@@ -86,13 +102,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("ETag", tag)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
+        self._end()
         cuts = self.server.cut.get(name)
-        if cuts:
+        if cuts and self.command != "HEAD":
             self.wfile.write(content[start : start + cuts.pop(0)])
             self.close_connection = True
             return
-        self.wfile.write(content[start:])
+        self._write(content[start:])
 
 
 @contextmanager
