@@ -133,7 +133,7 @@ def nano_config() -> ModelConfig:
         decoding=DecodingDefaults(
             steps=20,
             guidance_scale=2.0,
-            temperature=1.0,
+            temperature=0.75,
             mask_temperature=4.0,
             top_k=64,
             fill_order="coarse_first",
