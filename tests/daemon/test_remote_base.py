@@ -27,3 +27,5 @@ def test_only_the_region_is_made_anew(home: Any, tmp_path: Path) -> None:
     kept, made = Path(first.wav).read_bytes(), Path(second.wav).read_bytes()
     half = 48_000 * 3 // 2
     assert kept[2000:half] == made[2000:half] and kept[-half:] != made[-half:]
+    remade = home.vatt("remake", first.sidecar, "--output", str(tmp_path), "--json", VATT_CONNECTION=str(file))
+    assert remade.returncode == 0 and json.loads(remade.stdout)["same"], remade.stderr
