@@ -1,29 +1,34 @@
-"""One decoding step of the audio transformer at the size of the release, random weights: seconds, floor, ratio, memory.
+"""The audio transformer at the size of the release, random weights: one guided step, and on a GPU the whole way of a clip.
 
-    python -m benchmarks.full_size [--device cpu] [--runs N] [--takes N] [--json]
+    python -m benchmarks.full_size [--device cpu] [--runs N] [--takes N] [--precision P] [--clip] [--json]
 
-The floor is the work of the matrix products divided by the rate at which this machine multiplies matrices of the same shapes.
-It asserts nothing. On a machine that does something else at the same time the figures say little.
+The floor is what the matrix products take at the rate at which this machine multiplies matrices of the same shapes, or what
+it takes to read the weights once, whichever is longer. It asserts nothing. On a machine that does something else at the same
+time the figures say little.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import statistics
-import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import machine_facts
-from vatt_core.model.audio_transformer import AudioTransformer
+from benchmarks.full_size_clip import BARS_OF_CLIP, Part, measure_clip
+from benchmarks.full_size_rates import bandwidth, matrix_rate, timed
+from benchmarks.measure import machine_facts, peak_memory
 from vatt_core.model.configuration import AudioTransformerConfig
+from vatt_core.model.dry_run import filled, official_config
+from vatt_core.model.folder import build_part
 from vatt_core.timing import Timing
 
 SLOTS = 40
@@ -36,16 +41,23 @@ BARS = {"float32": 2.4, "bfloat16": 0.8}
 
 @dataclass(frozen=True)
 class Step:
-    """seconds: median of the runs. rate: of matrix products alone, in 10^12 operations per second. floor: seconds that
-    they would take at that rate. peak: MiB of the process, or of the GPU."""
+    """seconds: median of the runs. rate: of matrix products alone, in 10^12 operations per second. bandwidth: 10^9 bytes per
+    second. by_operations, by_bytes: seconds that the products, and reading the weights, take at these. peak: MiB of the
+    process, or of the GPU."""
 
     precision: str
     seconds: float
     fastest: float
     rate: float
-    floor: float
+    bandwidth: float
+    by_operations: float
+    by_bytes: float
     peak: float
     bar: float | None
+
+    @property
+    def floor(self) -> float:
+        return max(self.by_operations, self.by_bytes)
 
     @property
     def ratio(self) -> float:
@@ -74,56 +86,39 @@ def operations(config: AudioTransformerConfig, timing: Timing, rows: int) -> flo
     return sum(2.0 * tokens * wide * out * times for tokens, wide, out, times in products(config, timing, rows))
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, runs: int) -> float:
-    """Operations per second of the products that a step is mostly made of, [1080, 1024] x [1024, 4096]."""
-    left = torch.randn(GUIDED_ROWS * (SLOTS + 500), 1024, device=device, dtype=dtype)
-    weight = torch.randn(4096, 1024, device=device, dtype=dtype)
-    count = 20
-
-    def multiply() -> None:
-        for _ in range(count):
-            torch.nn.functional.linear(left, weight)
-
-    return count * 2.0 * left.numel() * len(weight) / min(timed(multiply, device, runs))
-
-
-def timed(action: Callable[[], Any], device: torch.device, runs: int) -> list[float]:
-    action()
-    seconds = []
-    for _ in range(runs):
-        wait(device)
-        begun = time.perf_counter()
-        action()
-        wait(device)
-        seconds.append(time.perf_counter() - begun)
-    return seconds
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 @torch.inference_mode()
-def measure(precision: str, *, device: torch.device, runs: int, takes: int = 1) -> Step:
+def measure(precision: str, device: torch.device, runs: int, takes: int = 1) -> Step:
     dtype: torch.dtype = getattr(torch, precision)
-    config, timing = AudioTransformerConfig(condition_dim=2048), Timing()
     torch.manual_seed(0)
-    model = AudioTransformer(config, timing).eval().to(device, dtype)
+    whole = official_config("vatt-gemma", "gemma")
+    config, timing = whole.audio, whole.timing
+    model = filled(build_part(whole, "audio_transformer", empty=True), dtype, device)
     rows = GUIDED_ROWS * takes
     codes = torch.randint(0, timing.codebook_size + 1, (rows, timing.codebooks, timing.code_frames), device=device)
     states = torch.randn(rows, SLOTS, config.condition_dim, device=device, dtype=dtype)
     keep = torch.ones(rows, SLOTS)
     drop = torch.arange(rows, device=device) >= takes
     seconds = timed(lambda: model(codes, states, keep, drop_condition=drop), device, runs)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-    else:
-        peak = psutil.Process().memory_info().rss / 2**20
-    rate = matrix_rate(dtype, device, runs)
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory(os.getpid())
+    rate, reading = matrix_rate(dtype, device, runs), bandwidth(device, runs)
     bar = BARS.get(precision) if device.type == "cpu" and takes == 1 else None
-    floor = operations(config, timing, rows) / rate
-    return Step(precision, statistics.median(seconds), min(seconds), rate / 1e12, floor, peak, bar)
+    return Step(
+        precision=precision,
+        seconds=statistics.median(seconds),
+        fastest=min(seconds),
+        rate=rate / 1e12,
+        bandwidth=reading / 1e9,
+        by_operations=operations(config, timing, rows) / rate,
+        by_bytes=sum(value.numel() * value.element_size() for value in model.parameters()) / reading,
+        peak=peak,
+        bar=bar,
+    )
+
+
+def alone(action: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function in a process of its own, so that the peak of its memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(action, *arguments).result()
 
 
 def main() -> None:
@@ -132,30 +127,60 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--takes", type=int, default=1)
     parser.add_argument("--precision", action="append", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--clip", action="store_true", help="the whole way of a clip too; always done on a GPU")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     device = torch.device(options.device)
-    steps = [
-        measure(precision, device=device, runs=options.runs, takes=options.takes)
+    steps: list[Step] = [
+        alone(measure, precision, device, options.runs, options.takes)
         for precision in options.precision or ["float32", "bfloat16"]
     ]
-    facts = machine_facts() | {"device": str(device), "threads": torch.get_num_threads(), "runs": options.runs}
+    clip: list[Part] = []
+    if options.clip or device.type == "cuda":
+        clip = alone(measure_clip, "gemma", device, "bfloat16", options.runs)
+    facts = machine_facts() | {"device": device_name(device), "threads": torch.get_num_threads(), "runs": options.runs}
     if options.json:
-        print(json.dumps({"steps": [asdict(step) for step in steps], "machine": facts}, indent=1))
+        found = {"steps": [asdict(step) for step in steps], "clip": [asdict(part) for part in clip], "machine": facts}
+        print(json.dumps(found, indent=1))
         return
-    table = Table(
-        title=f"Audio transformer, {SLOTS + 500} positions, {GUIDED_ROWS * options.takes} rows", title_justify="left"
-    )
-    for column in ("precision", "bar", "median s", "fastest s", "matrix rate 10^12/s", "floor s", "ratio", "peak MiB"):
+    console = Console(width=150)
+    console.print(step_table(steps, options.takes))
+    if clip:
+        console.print(clip_table(clip, bars=BARS_OF_CLIP if device.type == "cuda" else {}))
+    console.print("   ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def step_table(steps: list[Step], takes: int) -> Table:
+    table = Table(title=f"One step, {SLOTS + 500} positions, {GUIDED_ROWS * takes} rows", title_justify="left")
+    columns = (
+        "precision", "bar", "median s", "fastest s", "10^12 op/s", "10^9 byte/s", "by op s", "by bytes s", "ratio", "peak MiB",
+    )  # fmt: skip
+    for column in columns:
         table.add_column(column, justify="left" if column == "precision" else "right")
     for step in steps:
         table.add_row(
             step.precision, "" if step.bar is None else f"{step.bar:g}", f"{step.seconds:.3f}", f"{step.fastest:.3f}",
-            f"{step.rate:.2f}", f"{step.floor:.3f}", f"{step.ratio:.2f}", f"{step.peak:.0f}",
+            f"{step.rate:.3f}", f"{step.bandwidth:.1f}", f"{step.by_operations:.3f}", f"{step.by_bytes:.3f}",
+            f"{step.ratio:.2f}", f"{step.peak:.0f}",
         )  # fmt: skip
-    console = Console(width=130)
-    console.print(table)
-    console.print("   ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
+    return table
+
+
+def clip_table(parts: list[Part], bars: dict[str, float]) -> Table:
+    table = Table(title="VATT-Gemma at real size, a clip of 10 s, warm", title_justify="left")
+    for column in ("stage", "bar", "median s", "floor s", "ratio", "peak MiB"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for part in parts:
+        bar = bars.get(part.name)
+        table.add_row(
+            part.name, "" if bar is None else f"{bar:g}", f"{part.seconds:.3f}", f"{part.floor:.3f}",
+            f"{part.seconds / part.floor:.2f}", f"{part.peak:.0f}",
+        )  # fmt: skip
+    return table
 
 
 if __name__ == "__main__":

@@ -10,10 +10,13 @@ import torch
 from vatt_core.model.audiocraft_codec import AudiocraftCodec
 from vatt_core.model.codec import Codec
 from vatt_core.model.configuration import CodecConfig
+from vatt_core.model.folder import load_model
+from vatt_core.model.plan import LoadOptions
 from vatt_core.timing import Timing
+from vatt_core.weights import find_model
 from vatt_core.weights.importing.encodec import read_compression
 
-pytestmark = pytest.mark.optional
+pytestmark = [pytest.mark.optional, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
@@ -21,8 +24,8 @@ pytestmark = pytest.mark.optional
 def test_an_imported_checkpoint_sounds_and_encodes_as_in_audiocraft(tmp_path: Path, pad_mode: str) -> None:
     from tests.optional.record_audiocraft import build
 
-    # The sizes of AudioGen's codec, but for the number of filters: 64 take minutes on a busy machine.
-    theirs, config = build(n_filters=8, dimension=128, bins=2048, books=4, pad_mode=pad_mode, seed=3)
+    # The sizes of AudioGen's codec.
+    theirs, config = build(n_filters=64, dimension=128, bins=2048, books=4, pad_mode=pad_mode, seed=3)
     file = tmp_path / "compression_state_dict.bin"
     torch.save({"xp.cfg": config, "best_state": theirs.state_dict()}, file)
     found = read_compression(file)
@@ -41,3 +44,17 @@ def test_an_imported_checkpoint_sounds_and_encodes_as_in_audiocraft(tmp_path: Pa
     assert backend.context_frames == codec.context_frames
     with pytest.raises(ValueError):
         backend.decode(torch.full((1, 4, 3), 2048))
+
+
+@torch.no_grad()
+def test_whoever_has_audiocraft_may_choose_it_and_hears_the_same() -> None:
+    usual = load_model(find_model("nano"))
+    chosen = load_model(find_model("nano"), options=LoadOptions(codec="audiocraft"))
+    assert isinstance(chosen.codec, AudiocraftCodec)
+    timing = usual.config.timing
+    generator = torch.Generator().manual_seed(1)
+    shape = (2, timing.codebooks, timing.code_frames)
+    codes = torch.randint(0, timing.codebook_size, shape, generator=generator)
+    wave = usual.codec.decode(codes)
+    assert torch.equal(chosen.codec.decode(codes), wave)
+    assert torch.equal(chosen.codec.encode(wave), usual.codec.encode(wave))
