@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -75,20 +74,26 @@ def run(folder: Path, *, runs: int, model: str = "nano", told: Callable[[str], N
     from vatt_core.world.scene import split_seed
     from vatt_core.world.write import write_world
 
-    clip, other = folder / "clip.mp4", folder / "warm-up.mp4"
-    told("writing a clip of 10 s")
-    write_world(clip, seed=split_seed("held_out", 4), layout="single", seconds=10.0, fps=Fraction(24), size=320)
-    write_world(other, seed=split_seed("held_out", 5), layout="single", seconds=2.0, fps=Fraction(24), size=320)
+    def film(name: str, index: int, seconds: float) -> Path:
+        """A clip of its own: what the daemon knows on its disk, it knows by the content."""
+        path = folder / f"{name}.mp4"
+        write_world(
+            path, seed=split_seed("held_out", index), layout="single", seconds=seconds, fps=Fraction(24), size=320
+        )
+        return path
+
+    told(f"writing {2 * runs} clips of 10 s")
+    other = film("warm-up", 0, 2.0)
+    cold = {
+        what: [film(f"{what}-{run}", 1 + 2 * run + offset, 10.0) for run in range(runs)]
+        for offset, what in enumerate(("captions", "take"))
+    }
 
     with own_daemon(folder / "home") as client:
         told("starting the worker, loading the model, a first job")
         begun = time.perf_counter()
         client.generate(other, output=folder / "out", seed=1, model=model)
         first_job = time.perf_counter() - begun
-
-        def cold(number: int, what: str) -> Path:
-            """A copy of the clip that the daemon has not seen yet."""
-            return Path(shutil.copy(clip, folder / f"{what}-{number}.mp4"))
 
         found: dict[str, list[tuple[float, dict[str, float]]]] = {}
 
@@ -101,9 +106,9 @@ def run(folder: Path, *, runs: int, model: str = "nano", told: Callable[[str], N
         sidecar = ""
         for number in range(runs):
             told(f"run {number + 1} of {runs}")
-            path = cold(number, "captions")
+            path = cold["captions"][number]
             timed("captions", lambda path=path: client.suggest(path, count=3, seed=1, model=model))
-            path = cold(number, "take")
+            path = cold["take"][number]
 
             def generate(path: Path = path, number: int = number, **options: Any) -> Any:
                 return client.generate(path, output=folder / "out", seed=100 * number, model=model, **options)
