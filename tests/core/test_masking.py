@@ -107,6 +107,20 @@ def test_loss_is_smoothed_cross_entropy_of_what_is_asked() -> None:
     assert (logits.grad[0, 1] == 0).all()
 
 
+def test_weights_say_how_much_a_code_frame_counts() -> None:
+    logits = torch.randn(2, 3, 5, 7, generator=generator())
+    targets = torch.randint(0, 7, (2, 3, 5), generator=generator())
+    targets[0, :, 4] = IGNORED
+    none_of_the_last = torch.ones(2, 5)
+    none_of_the_last[:, 4] = 0
+    torch.testing.assert_close(
+        masked_loss(logits, targets, weights=none_of_the_last), masked_loss(logits[..., :4, :], targets[..., :4])
+    )
+    torch.testing.assert_close(
+        masked_loss(logits, targets, weights=torch.full((2, 5), 3.0)), masked_loss(logits, targets)
+    )
+
+
 def test_loss_of_nothing_is_zero() -> None:
     logits = torch.randn(1, 1, 4, 7, requires_grad=True)
     loss = masked_loss(logits, torch.full((1, 1, 4), IGNORED))

@@ -124,14 +124,20 @@ def draw_ratios(rows: int, *, ratio: RatioDistribution, generator: torch.Generat
     return ratio.quantile(_uniform((rows,), generator, torch.device("cpu"))).to(device)
 
 
-def masked_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
+def masked_loss(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.1, weights: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy over the places that are asked for (scalar; zero when nothing is).
 
-    logits: [B, k, T, V]; targets: [B, k, T] int64 with IGNORED elsewhere.
+    logits: [B, k, T, V]; targets: [B, k, T] int64 with IGNORED elsewhere. weights: [B, T] float, how much each code
+    frame counts in the mean (None: all alike).
     """
     asked = targets != IGNORED
-    losses = F.cross_entropy(logits[asked].float(), targets[asked], label_smoothing=label_smoothing, reduction="sum")
-    return losses / asked.sum().clamp(min=1)
+    losses = F.cross_entropy(logits[asked].float(), targets[asked], label_smoothing=label_smoothing, reduction="none")
+    if weights is None:
+        return losses.sum() / asked.sum().clamp(min=1)
+    counts = weights[:, None, :].expand_as(targets)[asked]
+    return (losses * counts).sum() / counts.sum().clamp(min=1)
 
 
 def _uniform(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ The condition comes from the frozen converter; the codes are those of the true s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,23 +35,44 @@ LOOK_ALIKE_WEIGHT = 2.0
 """How much oftener a clip is drawn whose sound only the words decide."""
 
 
-def roll(features: Tensor, codes: Tensor, tokens: int, timing: Timing) -> tuple[Tensor, Tensor]:
-    """Turn a clip in time by a number of video tokens, circularly: features [F, D] and codes [K, T] together."""
-    return (
-        torch.roll(features, tokens * timing.frames_per_video_token, 0),
-        torch.roll(codes, tokens * timing.codes_per_video_token, 1),
-    )
+EVENT_WEIGHT = 5.0
+EVENT_SECONDS = 0.12
+"""How much the code frames from an event on count in the loss, and for how long. They are a thirtieth of all, and decide how
+loud the event is heard: among the rest, most of it decay and hiss, a small model hardly learns that."""
 
 
-def cut_and_concatenate(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], tokens: int, timing: Timing
-) -> tuple[Tensor, Tensor]:
-    """The first `tokens` video tokens of one clip, then the rest of another: (features [F, D], codes [K, T])."""
-    frame, code = tokens * timing.frames_per_video_token, tokens * timing.codes_per_video_token
-    return (
-        torch.cat([first[0][:frame], second[0][frame:]]),
-        torch.cat([first[1][:, :code], second[1][:, code:]], dim=1),
-    )
+class Clip(NamedTuple):
+    """What is learnt from: features [F, D], codes [K, T], and how much each code frame counts [T]."""
+
+    features: Tensor
+    codes: Tensor
+    weights: Tensor
+
+    def rolled(self, tokens: int, timing: Timing) -> Clip:
+        """Turned in time by a number of video tokens, circularly."""
+        frames, codes = tokens * timing.frames_per_video_token, tokens * timing.codes_per_video_token
+        return Clip(
+            torch.roll(self.features, frames, 0), torch.roll(self.codes, codes, 1), torch.roll(self.weights, codes, 0)
+        )
+
+    def cut_to(self, other: Clip, tokens: int, timing: Timing) -> Clip:
+        """The first `tokens` video tokens of this one, then the rest of the other."""
+        frame, code = tokens * timing.frames_per_video_token, tokens * timing.codes_per_video_token
+        return Clip(
+            torch.cat([self.features[:frame], other.features[frame:]]),
+            torch.cat([self.codes[:, :code], other.codes[:, code:]], dim=1),
+            torch.cat([self.weights[:code], other.weights[code:]]),
+        )
+
+
+def event_weights(scenes: Sequence[Scene], timing: Timing) -> Tensor:
+    """How much each code frame counts in the loss, float32 [N, T]: 1, or EVENT_WEIGHT from an event on."""
+    weights = torch.ones(len(scenes), timing.code_frames)
+    for row, scene in enumerate(scenes):
+        for time in scene.event_times:
+            first = int(time * timing.code_rate)
+            weights[row, first : first + round(EVENT_SECONDS * timing.code_rate)] = EVENT_WEIGHT
+    return weights
 
 
 class AudioStage(TrainingStage):
@@ -78,6 +100,7 @@ class AudioStage(TrainingStage):
         self.transformer, self.converter, self.tokenizer = transformer, converter, tokenizer
         self.options, self.captions, self.batch = options, captions, batch
         self.ratio = ratio or OftenHigh(CosineRatio(), share=0.35, low=0.9)
+        self.events = event_weights(scenes, timing)
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
         self.weights = torch.tensor(
             [
@@ -92,28 +115,28 @@ class AudioStage(TrainingStage):
     def trainable(self) -> Iterable[nn.Parameter]:
         return [parameter for parameter in self.transformer.parameters() if parameter.requires_grad]
 
-    def _row(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, str]:
-        """Features, codes and prompt of one row, augmented."""
-        # Kept in half precision, which the CPU's autocast takes for none of its own and refuses to cut and roll.
-        clip = self.features[index].float(), self.codes[index]
-        scene = self.scenes[index]
-        tokens = self.timing.video_tokens
+    def _clip(self, index: int) -> Clip:
+        # Features are kept in half precision, which the CPU's autocast takes for none of its own and refuses to cut and roll.
+        return Clip(self.features[index].float(), self.codes[index], self.events[index])
+
+    def _row(self, index: int, generator: torch.Generator) -> tuple[Clip, str]:
+        """One row, augmented, and its prompt."""
+        clip, scene, timing = self._clip(index), self.scenes[index], self.timing
         dummy = not self.captions or chance(generator, 0.125)
         share = float(torch.rand((), generator=generator))
         if dummy and share < 0.5:
             other = draw(generator, len(self.scenes))
-            per_second = int(self.timing.video_token_rate)
-            at = per_second * (1 + draw(generator, int(self.timing.window) - 2))
-            second = self.features[other].float(), self.codes[other]
-            clip = cut_and_concatenate(clip, second, at, self.timing)
+            per_second = int(timing.video_token_rate)
+            at = per_second * (1 + draw(generator, int(timing.window) - 2))
+            clip = clip.cut_to(self._clip(other), at, timing)
         elif scene.layout == "single" and share < CUT_SHARE:
             other = self.singles[draw(generator, len(self.singles))]
-            at = draw_cut(self.timing, generator)
-            clip = cut_and_concatenate(clip, (self.features[other].float(), self.codes[other]), at, self.timing)
-            scene = cut_scenes(scene, self.scenes[other], at / float(self.timing.video_token_rate))
+            at = draw_cut(timing, generator)
+            clip = clip.cut_to(self._clip(other), at, timing)
+            scene = cut_scenes(scene, self.scenes[other], at / float(timing.video_token_rate))
         elif share > 0.5 and (dummy or scene.layout != "two_scenes"):
-            clip = roll(*clip, draw(generator, tokens), self.timing)
-        return clip[0], clip[1], instruction(generator) if dummy else prompt(scene, generator)
+            clip = clip.rolled(draw(generator, timing.video_tokens), timing)
+        return clip, instruction(generator) if dummy else prompt(scene, generator)
 
     @torch.no_grad()
     def _condition(self, features: Tensor, prompts: list[str]) -> tuple[Tensor, Tensor]:
@@ -128,9 +151,11 @@ class AudioStage(TrainingStage):
             self._row(index, generator)
             for index in torch.multinomial(self.weights, self.batch, replacement=True, generator=generator).tolist()
         ]
-        features = torch.stack([row[0] for row in rows]).to(device)
-        codes = torch.stack([row[1] for row in rows]).long().to(device)
-        states, pad_mask = self._condition(features, [row[2] for row in rows])
+        features, codes, weights = (
+            torch.stack(parts).to(device) for parts in zip(*(clip for clip, _ in rows), strict=True)
+        )
+        codes = codes.long()
+        states, pad_mask = self._condition(features, [text for _, text in rows])
         asked = mask_coarse_first(
             codes,
             mask_token=self.timing.mask,
@@ -140,7 +165,7 @@ class AudioStage(TrainingStage):
         )
         dropped = (torch.rand(self.batch, generator=generator) < NULL_CONDITION).to(device)
         logits = self.transformer(asked.codes, states, pad_mask, drop_condition=dropped, codebooks=asked.codebooks)
-        loss = masked_loss(logits, asked.targets, label_smoothing=0.05)
+        loss = masked_loss(logits, asked.targets, label_smoothing=0.05, weights=weights)
         figures = {"loss": loss}
         with torch.no_grad():
             # The figure to watch: the first codebook with a condition, mostly hidden.
