@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import plistlib
+import time
 from pathlib import Path
 from typing import Any
 
 from vatt_core.media.atomic import write_bytes
 from vatt_installers.commands import CommandFailed, insist, run
 from vatt_installers.service import Program, ServiceManager, ServiceStatus
+
+EXIT_TIMEOUT = 30
+"""Seconds that a program may take to end before launchd kills it."""
 
 
 class Launchd(ServiceManager):
@@ -31,7 +35,7 @@ class Launchd(ServiceManager):
             "RunAtLoad": True,
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": 5,
-            "ExitTimeOut": 30,
+            "ExitTimeOut": EXIT_TIMEOUT,
             "ProcessType": "Interactive",
             "StandardErrorPath": str(program.log),
         }
@@ -43,7 +47,8 @@ class Launchd(ServiceManager):
         for program in programs:
             self.file(program).parent.mkdir(parents=True, exist_ok=True)
             program.log.parent.mkdir(parents=True, exist_ok=True)
-            run(["launchctl", "bootout", self._target(program)])  # one of an earlier version
+            if run(["launchctl", "bootout", self._target(program)]).code == 0:  # one of an earlier version
+                self._wait_until_gone(program)
             write_bytes(self.file(program), self.render(program).encode())
             insist(["launchctl", "bootstrap", _domain(), str(self.file(program))])
 
@@ -63,6 +68,13 @@ class Launchd(ServiceManager):
         lines = [line.strip() for line in ran.said.splitlines()]
         state = next((line.removeprefix("state = ") for line in lines if line.startswith("state = ")), "not loaded")
         return ServiceStatus(program.name, installed, ran.code == 0 and state == "running", state)
+
+    def _wait_until_gone(self, program: Program) -> None:
+        """`bootout` may return before its program has ended, and launchd refuses a new agent of that label until then."""
+        for _ in range(2 * EXIT_TIMEOUT):
+            if run(["launchctl", "print", self._target(program)]).code != 0:
+                return
+            time.sleep(0.5)
 
     def _target(self, program: Program) -> str:
         return f"{_domain()}/{self.label(program)}"

@@ -102,6 +102,31 @@ def test_daemon_is_started_by_the_command(thread: DaemonThread, home: Any) -> No
         pass
 
 
+# As the README's lines for Linux and macOS say it; a Blender started from a desktop has neither on its PATH.
+@pytest.mark.parametrize("place", ["~/.local/share/vatt-env/bin/vatt", "~/Library/vatt-env/bin/vatt"])
+def test_command_is_found_where_the_readme_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    assert f"{place} service install" in (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_command("") is None
+    command = Path(place).expanduser()
+    command.parent.mkdir(parents=True)
+    command.touch()
+    assert find_command("") == command
+
+
+def test_command_is_found_where_the_readme_puts_it_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "$env:LOCALAPPDATA\\vatt-env\\Scripts\\vatt"
+    assert f"{place} service install" in (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    monkeypatch.setattr(daemon_thread.sys, "platform", "win32")
+    monkeypatch.setattr(daemon_thread.shutil, "which", lambda name: None)
+    command = tmp_path / "vatt-env" / "Scripts" / "vatt.exe"
+    command.parent.mkdir(parents=True)
+    command.touch()
+    assert find_command("") == command
+
+
 def test_command_that_is_not_there(thread: DaemonThread, tmp_path: Path) -> None:
     assert find_command(str(tmp_path / "vatt")) is None
     thread.start_daemon(str(tmp_path / "vatt"))

@@ -64,6 +64,12 @@ def test_sound_stays_with_its_pictures() -> None:
     assert elsewhere == targets.Place(110, 110, 160)
 
 
+def test_strip_between_two_frames_takes_its_sound_along_by_whole_frames() -> None:
+    for start in (-1.5, -0.5, 0.5, 1.5, 2.5, 7.25, 7.75):
+        assert targets.whole_frame(start + 1) == targets.whole_frame(start) + 1
+        assert abs(targets.whole_frame(start) - start) <= 0.5
+
+
 def test_strip_is_found_again() -> None:
     wanted = targets.Target("a", "Scene", "film", "/film.mp4")
     other = targets.Candidate("", "Scene", "other", "/film.mp4")

@@ -22,13 +22,17 @@ ROOT = Path(__file__).parents[2]
 WINDOW = ROOT / "build" / "window"
 SYSTEM = Path(os.environ.get("VATT_WINDOW_SYSTEM", WINDOW / "sid"))
 DISPLAY = ":77"
+WIDTH, HEIGHT = 1600, 1400
+"""Pixels of the screen: high enough for the whole tab, captions and takes included, without scrolling."""
 MIRROR = [mirror] if (mirror := os.environ.get("VATT_WINDOW_MIRROR")) else []
 """Of Debian; debootstrap knows one by itself."""
 PACKAGES = ["blender", "libgl1", "libgl1-mesa-dri", "libegl1", "python3-cattr", "python3-requests"]
 PATIENCE = 900.0
 FIRST_CAPTION, GENERATE, LINE, EDGES = 124, 259, 20, 10
 """Pixels from the tab's upper edge to the first caption and, without captions, to the Generate button; of a line of a caption,
-and of the edges of its box."""
+and of the edges of its box. Buttons are looked for around these places, as their sizes are the theme's."""
+STEP, REACH = 9, 270
+"""Pixels between two places that are tried, and to the farthest one."""
 
 pytestmark = [pytest.mark.window, pytest.mark.timeout(3600)]
 
@@ -91,6 +95,21 @@ class Window:
         self.move(x, y)
         self.x("click", str(button))
 
+    def button(self, operator: str, x: float, y: float) -> None:
+        """Put the pointer on the button of an operator in the column at x, looking around y. Blender tells which button the
+        pointer is on: Ctrl+C copies its operator."""
+        for distance in range(0, REACH, STEP):
+            for place in sorted({y - distance, y + distance}):
+                self.move(x, place)
+                before = self.state
+                self.x("key", "ctrl+c")
+                self.until(lambda: self.state["turn"] >= before["turn"] + 3)  # noqa: B023
+                number, text = self.state["copied"]
+                if number > before["copied"][0] and text.startswith(f"bpy.ops.{operator}("):
+                    return
+        self.picture("stuck")
+        raise AssertionError(f"there is no button of {operator} around {y}, see {self.pictures / 'stuck.png'}")
+
     def settle(self) -> None:
         """Until two pictures are the same: a slow machine draws a menu in its own time."""
         before, end = b"", time.monotonic() + 60
@@ -122,7 +141,7 @@ def window(nano: Any, film: Path, tmp_path: Path) -> Iterator[Window]:
     home = Path(nano.environment["VATT_HOME"])
     mounts = [(shared, shared), (home, home), (Path("/tmp/.X11-unix"), Path("/tmp/.X11-unix"))]
     mounts += [(Path("/proc"), Path("/proc")), (Path("/dev"), Path("/dev"))]
-    display = subprocess.Popen(["Xvfb", DISPLAY, "-screen", "0", "1600x900x24", "-ac", "+extension", "GLX"])
+    display = subprocess.Popen(["Xvfb", DISPLAY, "-screen", "0", f"{WIDTH}x{HEIGHT}x24", "-ac", "+extension", "GLX"])
     blender, mounted = None, []
     try:
         for source, target in mounts:
@@ -137,7 +156,7 @@ def window(nano: Any, film: Path, tmp_path: Path) -> Iterator[Window]:
         install = ["--background", "--command", "extension", "install-file", "-r", "user_default", "--enable"]
         run = ["chroot", str(system), "blender"]
         subprocess.run([*run, *install, str(shared / "extension.zip")], check=True, env=environment)
-        options = ["-noaudio", "--gpu-backend", "opengl", "--window-geometry", "0", "0", "1600", "900"]
+        options = ["-noaudio", "--gpu-backend", "opengl", "--window-geometry", "0", "0", str(WIDTH), str(HEIGHT)]
         options += ["--app-template", "Video_Editing", "-P", str(shared / "window.py")]
         blender = subprocess.Popen([*run, *options], env=environment)
         found = Window(shared)
@@ -162,17 +181,19 @@ def test_from_the_right_click_to_the_sound_and_back(window: Window) -> None:
     window.settle()
     window.picture("menu")
     # Taller than what is below the pointer, the menu stands on the window's lower edge: count its entries from there.
-    window.click(x - 100, 900 - 88)
+    window.click(x - 100, HEIGHT - 88)
     window.until(lambda: window.state["captions"])
     window.settle()
     left, top = window.state["tab"]
     window.picture("suggested")
-    window.click(left + 100, top + FIRST_CAPTION)
+    window.button("vatt.use_caption", left + 100, top + FIRST_CAPTION)
+    window.x("click", "1")
     window.until(lambda: window.state["prompt"])
     window.settle()
     window.picture("captions")
     captions = sum(LINE * lines + EDGES for lines in window.state["captions"])
-    window.click(left + 180, top + GENERATE + captions)
+    window.button("vatt.generate", left + 180, top + GENERATE + captions)
+    window.x("click", "1")
     window.until(lambda: len(window.state["strips"]) == 2)
     assert "VATT" in window.state["channels"]
     window.settle()

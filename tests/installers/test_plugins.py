@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from vatt_daemon.cli import doctor
+from vatt_daemon.cli import doctor, plugins
 from vatt_installers import blender, resolve
 
 from tests.installers.conftest import Call
@@ -142,6 +142,21 @@ def test_the_extension_of_this_platform_is_chosen(tmp_path: Path) -> None:
         blender.choose(files[2:])
     assert blender.this_platform("darwin", "arm64") == "macos-arm64"
     assert blender.this_platform("win32", "AMD64") == "windows-x64"
+
+
+def test_the_extension_that_was_built_in_this_folder_is_found_from_elsewhere(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed `vatt`, as the README's lines make it, does not lie in a checkout; its user stands in one."""
+    monkeypatch.setattr(plugins, "_checkout", lambda: tmp_path / "site-packages")
+    checkout, folder = tmp_path / "checkout", tmp_path / "extensions"
+    checkout.mkdir()
+    monkeypatch.chdir(checkout)
+    code, _, said = call("plugins", "install", "blender", "--path", str(folder))
+    assert code == 3 and "make plugins" in said
+    extension(checkout / "dist" / "blender" / "one.zip", platforms=(blender.this_platform(),))
+    assert call("plugins", "install", "blender", "--path", str(folder))[0] == 0
+    assert (folder / "vatt" / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize("name", ["../outside.py", "/outside.py", "C:\\outside.py", "a/../../outside.py"])

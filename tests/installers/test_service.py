@@ -108,7 +108,7 @@ class Recorded:
 def test_a_launch_agent_is_replaced_and_removed(
     tmp_path: Path, parts: list[Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = Recorded(monkeypatch)
+    system = Recorded(monkeypatch, {"bootout": Ran(3, "Boot-out failed: 3: No such process")})
     manager = Launchd(tmp_path)
     manager.install(parts)
     domain = f"gui/{os.getuid()}"
@@ -128,6 +128,22 @@ def test_a_launch_agent_is_replaced_and_removed(
     system.answers["bootstrap"] = Ran(5, "Bootstrap failed: 5: Input/output error")
     with pytest.raises(CommandFailed, match="Input/output"):
         manager.install(parts)
+
+
+def test_a_launch_agent_that_takes_its_time_to_end_is_waited_for(
+    tmp_path: Path, parts: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = Recorded(monkeypatch, {"print": Ran(0, "state = running")})
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            system.answers["print"] = Ran(113, "Could not find service")
+
+    monkeypatch.setattr("vatt_installers.launchd.time.sleep", sleep)
+    Launchd(tmp_path).install(parts[:1])
+    assert [call[1] for call in system.calls] == ["bootout", "print", "print", "print", "bootstrap"]
 
 
 def test_a_windows_task_is_registered_run_and_deleted(

@@ -298,6 +298,7 @@ class Project(Bridge):
         self._keeps_presets = True
         self._render_jobs: dict[str, dict[str, Any]] = {}
         self._rendering_fails = ""
+        self._rendering_hangs = False
         self._rendered: list[dict[str, Any]] = []
         self._write: Callable[[Path, dict[str, Any]], None] = lambda path, settings: path.write_bytes(b"film") and None
         self._resolve: Resolve | None = None
@@ -372,11 +373,18 @@ class Project(Bridge):
         return True
 
     def GetRenderJobStatus(self, job: str, /) -> dict[str, Any]:
+        if self._rendering_hangs:
+            return {"JobStatus": "Rendering", "CompletionPercentage": 3}
         if self._rendering_fails:
             return {"JobStatus": "Failed", "Error": self._rendering_fails}
         return {"JobStatus": "Complete", "CompletionPercentage": 100}
 
+    def StopRendering(self, /) -> None:
+        self._rendering_hangs = False
+
     def DeleteRenderJob(self, job: str, /) -> bool:
+        if self._rendering_hangs:
+            return False
         return self._render_jobs.pop(job, None) is not None
 
 

@@ -139,6 +139,30 @@ def test_a_rendering_that_fails_is_told_and_leaves_everything_as_it_was(tmp_path
     assert project._deliver_page() == deliver
 
 
+def test_a_rendering_that_does_not_end_is_stopped_and_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    resolve, project, timeline = build()
+    timeline._current = timeline._add(TimelineItem(None, 86_400, 86_448))
+    project._rendering_hangs = True
+    deliver = project._deliver_page()
+    session = selection.open_session(resolve)
+    with pytest.raises(ResolveProblem, match="Rendering"):
+        rendering.render(
+            session, selection.targets(session)[0], str(tmp_path), why="a title", sleep=lambda seconds: None
+        )
+    assert not project._rendering_hangs and project._render_jobs == {}
+    assert resolve._page == "edit" and project._deliver_page() == deliver
+
+
+def test_a_folder_for_proxies_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    resolve, project, timeline = build()
+    timeline._current = timeline._add(TimelineItem(None, 86_400, 86_448))
+    (tmp_path / "proxies").write_text("a file")
+    session = selection.open_session(resolve)
+    with pytest.raises(ResolveProblem, match="proxies"):
+        rendering.render(session, selection.targets(session)[0], str(tmp_path / "proxies"), why="a title")
+    assert project._rendered == []
+
+
 def test_where_no_preset_can_be_kept_the_size_that_is_set_stays_as_it_is(tmp_path: Path) -> None:
     resolve, project, timeline = build()
     timeline._current = timeline._add(TimelineItem(None, 86_400, 86_448))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,20 @@ def test_a_hundred_files_at_once(home: Any) -> None:
 
 
 def many(home: Any, count: int, *, seconds: float) -> None:
-    """Drop so many files at once into a folder that is being watched; kill both programs when half is done."""
+    """Drop so many files at once into a folder that is being watched; kill both programs when half is done.
+
+    The pipeline is scripted: what is asked of the watcher, its state, the daemon and its store is all real.
+    """
+
+    def asked(condition: Callable[[], bool]) -> Callable[[], bool]:
+        """The condition, asked now and then alone: each question reads what there is of thousands of clips."""
+
+        def ask() -> bool:
+            time.sleep(count / 5000)
+            return condition()
+
+        return ask
+
     home.add("--recursive", "--captions", "0")
     home.environment["VATT_WATCH_WINDOW"] = "32"
     home.start()
@@ -38,12 +52,12 @@ def many(home: Any, count: int, *, seconds: float) -> None:
         path.write_text(f"clip {number}")
     began = time.monotonic()
     os.rename(elsewhere, home.folder / "dropped")
-    home.until(lambda: len(home.executions("sound")) > count // 2, seconds=seconds)
+    home.until(asked(lambda: len(home.executions("sound")) > count // 2), seconds=seconds)
     home.kill_process(watching)
     home.kill()
     home.start()
     home.watch()
-    home.until(lambda: home.counts() == {"done": count}, seconds=seconds)
+    home.until(asked(lambda: home.counts() == {"done": count}), seconds=seconds)
     print(f"{count} clips in {time.monotonic() - began:.0f} s")
     waves = list(home.folder.rglob("*.vatt.wav"))
     assert len(waves) == count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 from vatt_client import Client
 from vatt_client.errors import BadRequest, ClientError
-from vatt_watch import Pace, Runner, WatchState, check_options, state
+from vatt_watch import Pace, Runner, WatchState, check_options, runner, state
 from vatt_watch.delivery import choose_base, describe
 from vatt_watch.options import read_options
 from vatt_watch.scan import content_mark, is_clip_name, look, scan
+from vatt_watch.state import DONE, Clip
 
 
 def write(root: Path, name: str, text: str = "x") -> Path:
@@ -155,3 +157,39 @@ def test_old_hidden_results_are_cleared_away_and_nothing_else(tmp_path: Path) ->
     known.close()
     assert not old.exists() and not part.exists()
     assert fresh.exists() and all(path.exists() for path in others)
+
+
+def test_copies_for_many_clips_of_one_content_leave_room_for_everything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step ends when its time is over, so that jobs, commands and a stop are looked after between two copies."""
+    monkeypatch.setattr(runner, "SLICE", 0.0)
+    folder = tmp_path / "watched"
+    first = write(folder, "first.mp4", "the same")
+    results = [write(folder, "first.vatt.wav", "sound"), write(folder, "first.vatt.json", '{"wav": "first.vatt.wav"}')]
+    known = WatchState(tmp_path / "watch.sqlite")
+    known.add_folder(folder, output=None, recursive=False, polling=True, options={"captions": 0})
+    seen, content = look(folder, "first.mp4"), content_mark(first)
+    assert seen is not None
+    known.save(
+        Clip(
+            known.folders()[0].id, "first.mp4", seen, content, state=DONE, base="first",
+            recipe=check_options({"captions": 0}, "").recipe(content), outputs=[describe(path) for path in results],
+        )
+    )  # fmt: skip
+    for number in range(5):
+        write(folder, f"copy {number}.mp4", "the same")
+
+    def no_daemon() -> Client:
+        raise AssertionError("there is nothing to hand in")
+
+    watching = Runner(known, no_daemon, Pace(settle=0.0))
+    copies = [0]
+    for _ in range(20):
+        watching.step()
+        copies.append(len(list(folder.glob("copy *.vatt.wav"))))
+        if watching.idle:
+            break
+    known.close()
+    assert watching.idle and copies[-1] == 5
+    assert max(after - before for before, after in itertools.pairwise(copies)) == 1

@@ -42,7 +42,7 @@ def install(
     path: Where = None,
     archive: Annotated[
         Path | None,
-        typer.Option("--from", metavar="ZIP", help="The built Blender extension; left out, that of dist/blender/."),
+        typer.Option("--from", metavar="ZIP", help="The built Blender extension; left out, that of the checkout."),
     ] = None,
     program: Annotated[
         str | None, typer.Option("--program", help="The Blender that shall install it; left out, the one on the path.")
@@ -62,7 +62,7 @@ def install(
 
 def _install_blender(path: Path | None, archive: Path | None, program: str | None) -> None:
     extension = (
-        blender.read_extension(archive.absolute()) if archive else blender.choose(sorted(_built().glob("*.zip")))
+        blender.read_extension(archive.absolute()) if archive else blender.choose(_built(_checkout(), Path.cwd()))
     )
     if path is not None:
         print(blender.install_into(path.expanduser().absolute(), extension))
@@ -80,9 +80,14 @@ def _install_blender(path: Path | None, archive: Path | None, program: str | Non
     print("Enable 'VATT' once in Blender's Preferences ▸ Add-ons.")
 
 
-def _built() -> Path:
-    """Where `make plugins` leaves the extension: in the checkout that this command runs from."""
-    return Path(__file__).resolve().parents[3] / "dist" / "blender"
+def _checkout() -> Path:
+    """The checkout that this command runs from, where it was installed to be edited."""
+    return Path(__file__).resolve().parents[3]
+
+
+def _built(*checkouts: Path) -> list[Path]:
+    """What `make plugins` has left in the first of these checkouts that has anything."""
+    return next(filter(None, (sorted((root / "dist" / "blender").glob("*.zip")) for root in checkouts)), [])
 
 
 def _library() -> Path:

@@ -282,7 +282,7 @@ def message(kind: str, key: str, values: dict[str, Any]) -> Any:
 
 
 def find_command(preference: str) -> Path | None:
-    """Where the `vatt` command is: the preference, the PATH, or where the usual installers put it."""
+    """Where the `vatt` command is: the preference, the PATH, or where the README's lines for each system put it."""
     if preference:
         path = Path(preference).expanduser()
         return path if path.is_file() else None
@@ -293,8 +293,8 @@ def find_command(preference: str) -> Path | None:
     home = Path.home()
     folders = [
         home / ".local" / "bin",
-        home / ".local" / "share" / "vatt" / "venv" / "bin",
-        home / "Library" / "Application Support" / "vatt" / "venv" / "bin",
-        Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "vatt" / "venv" / "Scripts",
+        home / ".local" / "share" / "vatt-env" / "bin",
+        home / "Library" / "vatt-env" / "bin",
+        Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "vatt-env" / "Scripts",
     ]
     return next((folder / name for folder in folders if (folder / name).is_file()), None)

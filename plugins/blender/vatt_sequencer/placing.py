@@ -25,7 +25,7 @@ def place_takes(scene: Any, strip: Any, job: Job, *, below: bool) -> list[str]:
     where = targets.place(
         offset=job.offset,
         length=job.length,
-        content_start=round(compat.content_start(strip)),
+        content_start=targets.whole_frame(compat.content_start(strip)),
         left=compat.left(strip),
         right=compat.right(strip),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from . import compat, jobs, mapping, proxy, reading, takes
 from .jobs import Job
 from .session import Session, output_folder
+from .targets import whole_frame
 
 
 class NoRange(Exception):
@@ -74,7 +75,7 @@ def regeneration(scene: Any, strip: Any) -> Order:
     order, heard = generation(scene, strip), _heard(scene, strip)
     if heard is None or not heard.sidecar:
         return replace(order, first=first, last=last)
-    begin = round(compat.content_start(strip)) + heard.offset
+    begin = whole_frame(compat.content_start(strip)) + heard.offset
     end, rate = begin + heard.length, compat.timeline_rate(scene)
     if not compat.left(strip) <= begin <= first < last <= end <= compat.right(strip):
         return replace(order, first=first, last=last)
@@ -93,7 +94,7 @@ def submit(session: Session, scene: Any, strip: Any, kind: str, order: Order, *,
     job = Job(
         kind=kind,
         target=reading.target_of(strip, scene),
-        offset=order.first - round(compat.content_start(strip)),
+        offset=order.first - whole_frame(compat.content_start(strip)),
         length=order.last - order.first,
         fields=fields,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -52,6 +53,12 @@ class Place:
     content_start: int
     first: int
     last: int
+
+
+def whole_frame(position: float) -> int:
+    """The timeline frame that a position between two frames counts as. Halves always go up (Python's `round` takes them to the
+    even side), so that a strip that is moved by whole frames takes its sounds along by as many."""
+    return math.floor(position + 0.5)
 
 
 def place(*, offset: int, length: int, content_start: int, left: int, right: int) -> Place:

@@ -39,7 +39,10 @@ def render(
     Raises ResolveProblem.
     """
     project = session.project
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ResolveProblem(f"The folder for proxies {folder} cannot be made ({error.strerror}).") from None
     name = "vatt-" + uuid.uuid4().hex[:12]
     settings = {
         "SelectAllFrames": False,
@@ -123,6 +126,8 @@ def _wait(project: Any, job: str, sleep: Callable[[float], None]) -> None:
         state = str(status.get("JobStatus", ""))
         if state == "Complete":
             return
+        if waited > LIMIT:
+            ask(project, "StopRendering")  # a job that is rendered cannot be taken out of the queue
         if state in ("Failed", "Cancelled") or waited > LIMIT:
             raise ResolveProblem("The proxy could not be rendered: %s." % (status.get("Error") or state or "no answer"))
         sleep(0.1)

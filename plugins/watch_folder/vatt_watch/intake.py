@@ -20,7 +20,7 @@ from vatt_watch.state import DONE, FAILED, SKIPPED, UNDER_WAY, WAITING, Clip, Wa
 log = logging.getLogger(__name__)
 
 SLICE = 0.5
-"""Seconds that one step may spend on reading new clips before running jobs are looked after again."""
+"""Seconds that one step may spend on reading new clips, or on copies, before running jobs are looked after again."""
 OLD_STAGING = 86_400.0
 """Seconds after which hidden results that nobody has touched are removed."""
 UNREADABLE = "unreadable: "

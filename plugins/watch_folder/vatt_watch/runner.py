@@ -32,7 +32,7 @@ from vatt_client.replies import Job
 from vatt_watch import delivery
 from vatt_watch.book import Book, Place, place_of
 from vatt_watch.hints import Hints
-from vatt_watch.intake import UNREADABLE, Intake, Pace
+from vatt_watch.intake import SLICE, UNREADABLE, Intake, Pace
 from vatt_watch.options import read_options
 from vatt_watch.scan import look
 from vatt_watch.state import CAPTIONING, DONE, FAILED, SKIPPED, SOUNDING, Clip, WatchedFolder, WatchState
@@ -153,14 +153,17 @@ class Runner:
     # ---- what is handed to the daemon ------------------------------------------------------------------------------
 
     def _hand_in(self) -> bool:
-        """Begin with waiting clips, as many as the window takes. Their jobs are submitted once that is stored."""
+        """Begin with waiting clips, as many as the window takes. Their jobs are submitted once that is stored.
+
+        Those that only get copies of what is made already take no room: after a while the jobs under way come first again.
+        """
         now = time.monotonic()
         room = self._pace.window - len(self._book.under_way)
         if room <= 0 or not self._book.waiting or now < self._hold:
             return False
         begun = False
         for place in list(self._book.waiting):
-            if room <= 0:
+            if room <= 0 or (begun and time.monotonic() - now >= SLICE):
                 break
             folder = self._book.folders[place[0]]
             if folder.paused or folder.id in self._intake.offline or self._not_before.get(place, 0.0) > now:

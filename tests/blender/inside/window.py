@@ -30,11 +30,22 @@ def prepare() -> None:
         if area.type == "SEQUENCE_EDITOR" and area.spaces.active.view_type == "SEQUENCER"
     )  # fmt: skip
     area.spaces.active.show_region_ui = True
+    overlay = getattr(area.spaces.active, "timeline_overlay", None)
+    if hasattr(overlay, "show_strip_source"):
+        overlay.show_strip_source = False  # where the test's files lie is of no interest in a picture
     region = next(region for region in area.regions if region.type == "WINDOW")
     with bpy.context.temp_override(window=window, area=area, region=region):
         bpy.ops.sequencer.view_all()
 
+    turn, copied = 0, (0, "")
+
     def tell() -> float:
+        nonlocal turn, copied
+        turn += 1
+        manager = bpy.context.window_manager
+        if manager.clipboard.startswith("bpy.ops."):
+            copied = (copied[0] + 1, manager.clipboard)
+            manager.clipboard = "-"  # so that the next one is known as such
         side = next(region for region in area.regions if region.type == "UI")
         side.active_panel_category = "VATT"
         x, y = region.view2d.view_to_region(40, 4.5, clip=False)
@@ -43,6 +54,8 @@ def prepare() -> None:
         room = panel._room(SimpleNamespace(region=side, preferences=bpy.context.preferences))
         captions = [item["text"] for item in json.loads(strip_settings(scene).captions or "[]")]
         state = {
+            "turn": turn,
+            "copied": copied,
             "strip": [region.x + x, window.height - region.y - y],
             "tab": [side.x, window.height - side.y - side.height],
             "strips": sorted(item.name for item in (found.strips if hasattr(found, "strips") else found.sequences)),
