@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Its cache of fonts would lie in the home folder otherwise.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 
-.PHONY: setup demo test test-recorded test-optional record-audiocraft test-gpu test-service test-foreign test-browser test-blender test-editors test-blender-window plugins soak lint bench eval train-nano clean
+.PHONY: setup demo test test-recorded test-optional record-audiocraft test-gpu test-service test-foreign test-browser test-blender test-editors test-blender-window plugins soak lint bench bench-sound examples eval train-nano clean
 
 setup: $(READY)
 
@@ -121,6 +121,14 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.full_size
+
+# The figures of docs/sound.md: seams, lengths, takes, regions, nudges (about half an hour).
+bench-sound: $(READY)
+	$(BIN)/python -m benchmarks.sound
+
+# The listening examples and pictures of docs/sound.md.
+examples: $(READY)
+	$(BIN)/python docs/sound/make.py
 
 eval: $(READY)
 	$(BIN)/vatt eval world --cache runs/eval

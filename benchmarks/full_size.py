@@ -4,7 +4,7 @@
 
 The floor is what the matrix products take at the rate at which this machine multiplies matrices of the same shapes, or what
 it takes to read the weights once, whichever is longer. It asserts nothing. On a machine that does something else at the same
-time the figures say little.
+time the figures say little. Where a processor has no fast products in bfloat16, they are computed in float32, as in the worker.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.full_size_clip import BARS_OF_CLIP, Part, measure_clip
-from benchmarks.full_size_rates import bandwidth, matrix_rate, timed
+from benchmarks.full_size_rates import bandwidth, instruction_sets, matrix_rate, timed
 from benchmarks.measure import machine_facts, peak_memory
 from vatt_core.model.configuration import AudioTransformerConfig
 from vatt_core.model.dry_run import filled, official_config
 from vatt_core.model.folder import build_part
+from vatt_core.model.products import is_slow, products_of
 from vatt_core.timing import Timing
 
 SLOTS = 40
@@ -36,16 +37,19 @@ SLOTS = 40
 
 GUIDED_ROWS = 2
 BARS = {"float32": 2.4, "bfloat16": 0.8}
-"""Seconds on two idle CPU cores that the project wants."""
+"""Seconds on two idle CPU cores with AMX that the project wants."""
+
+AMX = "amx_bf16"
 
 
 @dataclass(frozen=True)
 class Step:
-    """seconds: median of the runs. rate: of matrix products alone, in 10^12 operations per second. bandwidth: 10^9 bytes per
-    second. by_operations, by_bytes: seconds that the products, and reading the weights, take at these. peak: MiB of the
-    process, or of the GPU."""
+    """widened: its products were computed in float32. seconds: median of the runs. rate: of matrix products alone, in 10^12
+    operations per second. bandwidth: 10^9 bytes per second. by_operations, by_bytes: seconds that the products, and
+    reading the weights, take at these. peak: MiB of the process, or of the GPU."""
 
     precision: str
+    widened: bool
     seconds: float
     fastest: float
     rate: float
@@ -98,12 +102,15 @@ def measure(precision: str, device: torch.device, runs: int, takes: int = 1) -> 
     states = torch.randn(rows, SLOTS, config.condition_dim, device=device, dtype=dtype)
     keep = torch.ones(rows, SLOTS)
     drop = torch.arange(rows, device=device) >= takes
-    seconds = timed(lambda: model(codes, states, keep, drop_condition=drop), device, runs)
+    with products_of(model):
+        seconds = timed(lambda: model(codes, states, keep, drop_condition=drop), device, runs)
+        rate = matrix_rate(dtype, device, runs)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory(os.getpid())
-    rate, reading = matrix_rate(dtype, device, runs), bandwidth(device, runs)
+    reading = bandwidth(device, runs)
     bar = BARS.get(precision) if device.type == "cpu" and takes == 1 else None
     return Step(
         precision=precision,
+        widened=is_slow(dtype, device),
         seconds=statistics.median(seconds),
         fastest=min(seconds),
         rate=rate / 1e12,
@@ -139,6 +146,8 @@ def main() -> None:
     if options.clip or device.type == "cuda":
         clip = alone(measure_clip, "gemma", device, "bfloat16", options.runs)
     facts = machine_facts() | {"device": device_name(device), "threads": torch.get_num_threads(), "runs": options.runs}
+    if device.type == "cpu":
+        facts["instructions"] = " ".join(instruction_sets())
     if options.json:
         found = {"steps": [asdict(step) for step in steps], "clip": [asdict(part) for part in clip], "machine": facts}
         print(json.dumps(found, indent=1))
@@ -148,6 +157,8 @@ def main() -> None:
     if clip:
         console.print(clip_table(clip, bars=BARS_OF_CLIP if device.type == "cuda" else {}))
     console.print("   ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
+    if device.type == "cpu" and AMX not in instruction_sets():
+        console.print(f"The bars were set on processors with {AMX}, which this one lacks: they say little here.")
 
 
 def device_name(device: torch.device) -> str:
@@ -163,9 +174,9 @@ def step_table(steps: list[Step], takes: int) -> Table:
         table.add_column(column, justify="left" if column == "precision" else "right")
     for step in steps:
         table.add_row(
-            step.precision, "" if step.bar is None else f"{step.bar:g}", f"{step.seconds:.3f}", f"{step.fastest:.3f}",
-            f"{step.rate:.3f}", f"{step.bandwidth:.1f}", f"{step.by_operations:.3f}", f"{step.by_bytes:.3f}",
-            f"{step.ratio:.2f}", f"{step.peak:.0f}",
+            step.precision + ", widened" * step.widened, "" if step.bar is None else f"{step.bar:g}",
+            f"{step.seconds:.3f}", f"{step.fastest:.3f}", f"{step.rate:.3f}", f"{step.bandwidth:.1f}",
+            f"{step.by_operations:.3f}", f"{step.by_bytes:.3f}", f"{step.ratio:.2f}", f"{step.peak:.0f}",
         )  # fmt: skip
     return table
 

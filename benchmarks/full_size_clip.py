@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from vatt_core.model.converter import Converter
 from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes
 from vatt_core.model.dry_run import filled, official_config
 from vatt_core.model.folder import PART_NAMES, build_part
+from vatt_core.model.products import products_of
 from vatt_core.model.vision import VisionTower
 
 CAPTION_TOKENS = 20
@@ -109,6 +110,11 @@ def measure_clip(family: Family, device: torch.device, precision: str, runs: int
 def measure_config(config: ModelConfig, device: torch.device, precision: str, runs: int) -> list[Part]:
     dtype: torch.dtype = getattr(torch, precision)
     clip = Clip(config, device, dtype)
+    with products_of(clip.converter):
+        return list(_measured(clip, device, dtype, runs))
+
+
+def _measured(clip: Clip, device: torch.device, dtype: torch.dtype, runs: int) -> Iterator[Part]:
     rate, reading = matrix_rate(dtype, device, runs), bandwidth(device, runs)
     llm = bytes_of(clip.converter)
     look = (clip.look, bytes_of(clip.vision))
@@ -123,7 +129,6 @@ def measure_config(config: ModelConfig, device: torch.device, precision: str, ru
         EIGHT: (lambda: clip.take(8), steps + bytes_of(clip.codec)),
         WHOLE: (clip.whole, look[1] + caption[1] + steps + bytes_of(clip.codec)),
     }
-    found = []
     for name, (action, read) in stages.items():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -132,8 +137,7 @@ def measure_config(config: ModelConfig, device: torch.device, precision: str, ru
             action()
         peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory(os.getpid())
         floor = max(counted.get_total_flops() / rate, read / reading)
-        found.append(Part(name, statistics.median(seconds), floor, peak))
-    return found
+        yield Part(name, statistics.median(seconds), floor, peak)
 
 
 def bytes_of(part: nn.Module) -> float:

@@ -1,4 +1,4 @@
-"""What a device can do at best: matrix products of the shapes of a step, and reading memory."""
+"""What a device can do at best: matrix products of the shapes of a step, and reading memory; and what a processor knows."""
 
 from __future__ import annotations
 
@@ -44,3 +44,12 @@ def bandwidth(device: torch.device, runs: int) -> float:
     """Bytes per second that are read from memory too large for a cache."""
     numbers = torch.ones(1 << 28, device=device)  # 1 GiB
     return numbers.numel() * numbers.element_size() / min(timed(numbers.sum, device, runs))
+
+
+_SETS = ("avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16", "neon", "sve", "bf16")
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets of the processor that decide how fast it multiplies matrices, as far as torch says."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return [one for one in _SETS if known.get(one)] or [torch.backends.cpu.get_cpu_capability().lower()]

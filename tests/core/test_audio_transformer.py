@@ -242,3 +242,27 @@ def test_far_keys_count_as_far_as_they_can_be_told() -> None:
     seen = (scores.softmax(-1) @ value).transpose(0, 1).flatten(1)
     wanted = (seen @ attention.output.weight.double().T).float()
     torch.testing.assert_close(attention(x, bias, None)[0], wanted, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_nothing_is_computed_that_nobody_reads_and_the_bias_is_built_once() -> None:
+    model = build()
+    shapes: dict[str, list[int]] = {}
+    for name in ("decoder.blocks.0.feed_forward", "decoder.blocks.1.feed_forward", "decoder.norm"):
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: shapes.__setitem__(name, list(given[0].shape))
+        )
+    codes, states, pad_mask = inputs(slots=7, frames=16)
+    assert model(codes, states, pad_mask, codebooks=slice(1, 2)).shape == (2, 1, 16, 11)
+    # The last layer looks at every slot, and answers for those of codes alone.
+    assert shapes == {
+        "decoder.blocks.0.feed_forward": [2, 23, 24],
+        "decoder.blocks.1.feed_forward": [2, 16, 24],
+        "decoder.norm": [2, 16, 24],
+    }
+    built = [bias._built for bias in (model.encoder_bias, model.decoder_bias)]
+    model(codes[:, :, :9], states, torch.ones_like(pad_mask))
+    model(codes, states, pad_mask)
+    assert all(
+        bias._built is before for bias, before in zip((model.encoder_bias, model.decoder_bias), built, strict=True)
+    )

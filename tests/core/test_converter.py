@@ -159,6 +159,24 @@ def test_an_answer_depends_on_clip_seed_and_its_number_alone(converter: Converte
     assert len(set(both[0])) > 1
 
 
+def test_video_and_prompt_are_read_once_and_logits_are_those_of_the_next_token_alone(converter: Converter) -> None:
+    read: list[list[int]] = []
+    asked: list[list[int]] = []
+    hooks = [
+        converter.llm.model.register_forward_pre_hook(
+            lambda _, __, given: read.append(list(given["inputs_embeds"].shape)), with_kwargs=True
+        ),
+        converter.llm.lm_head.register_forward_pre_hook(lambda _, given: asked.append(list(given[0].shape))),
+    ]
+    converter.generate_captions(clips(2), PROMPT, count=3, settings=dataclasses.replace(WARM, max_new_tokens=4))
+    for hook in hooks:
+        hook.remove()
+    width = converter.hidden_size
+    assert read[0] == [2, TIMING.video_tokens + len(PROMPT), width]  # not once per answer
+    assert read[1:] and all(shape == [6, 1, width] for shape in read[1:])
+    assert all(shape == [6, width] for shape in asked)
+
+
 def test_global_random_state_is_left_alone(converter: Converter) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from vatt_core.errors import BadRequest
+from vatt_core.model import dry_run, products
 from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.dry_run import Rehearsal, count, filled, official_config, rehearse
 from vatt_core.model.folder import CONFIG_FILE, PART_NAMES, build_part
@@ -83,3 +88,42 @@ def test_what_is_tied_stays_tied_when_it_is_filled() -> None:
 def test_a_gpu_that_is_not_there_needs_a_size() -> None:
     with pytest.raises(BadRequest):
         rehearse("vatt-gemma", None, "gemma", LoadOptions(), device="cuda")
+
+
+def test_a_run_that_computes_takes_what_was_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_model("nano")
+    foretold, run = (
+        rehearse("nano", folder, None, LoadOptions(), device="cpu", available=GIB, run=run) for run in (False, True)
+    )
+    assert [stage.name for stage in run.stages] == list(PART_NAMES)
+    for before, after in zip(foretold.stages, run.stages, strict=True):
+        assert (after.name, after.weights, after.cache) == (before.name, before.weights, before.cache)
+        assert after.activations == pytest.approx(before.activations, rel=0.1)
+    assert run.fits and run.needed == pytest.approx(foretold.needed, rel=0.05)
+    # Of a language model that is too large for this machine two layers are run; the cache is that of all.
+    built: list[int] = []
+
+    def build(config: ModelConfig, name: str, **options: bool) -> torch.nn.Module:
+        built.append(int(config.converter.llm["num_hidden_layers"]))
+        return build_part(config, name, **options)
+
+    monkeypatch.setattr(dry_run, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(dry_run, "build_part", build)
+    short = rehearse("nano", folder, None, LoadOptions(), device="cpu", available=GIB, run=True)
+    assert built[PART_NAMES.index("converter")] == dry_run.REHEARSED < max(built)
+    assert short.stages[1].cache == run.stages[1].cache
+
+
+def test_what_is_multiplied_wide_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wide in (True, False):
+        monkeypatch.setattr(products, "multiplies_fast", lambda dtype, wide=wide: not wide)
+        found = rehearse("nano", find_model("nano"), None, LoadOptions(precision="bfloat16"), device="cpu")
+        assert found.to_dict()["products_in_float32"] == wide
+        assert any("widened" in line for line in found.lines()) == wide
+
+
+def test_the_command_lets_the_stages_compute() -> None:
+    command = [sys.executable, "-m", "vatt_daemon.cli", "models", "dry-run", "nano", "--run", "--json"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert [stage["name"] for stage in told["stages"]] == list(PART_NAMES)
+    assert told["fits"] and all(stage["activations"] > 0 for stage in told["stages"])

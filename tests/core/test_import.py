@@ -19,7 +19,7 @@ from vatt_core.errors import BadModel, BadRequest, DiskFull, InputNotVisible, Va
 from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.folder import load_model
 from vatt_core.weights.fingerprint import model_hash
-from vatt_core.weights.importing import ImportOptions, ImportReport, import_model
+from vatt_core.weights.importing import ImportOptions, ImportReport, build, import_model
 from vatt_core.weights.importing.reading import read_codebooks, read_tensors
 from vatt_core.weights.record import read_record
 from vatt_core.weights.verify import verify_model
@@ -221,12 +221,25 @@ def test_a_base_model_of_another_kind(release: Path) -> None:
     assert refused(release).details["part"] == "base"
 
 
-def test_numbers_that_are_none(release: Path) -> None:
-    def spoil(key: str) -> Callable[[dict[str, Any]], None]:
-        return lambda state: state[key].view(-1)[:1].fill_(torch.nan)  # type: ignore[no-any-return]
-
-    change(release / LLAMA_T, spoil("encoder.base_model.model.model.norm.weight"))
-    assert "norm.weight" in refused(release).message
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        (LLAMA_T, "encoder.base_model.model.model.norm.weight"),
+        (LLAMA_T, "audio_token_decoder.classifier.1.weight"),
+        ("audiogen_model/compression_state_dict.bin", "decoder.model.15.conv.conv.bias"),
+        ("eva/open_clip_pytorch_model.bin", "visual.ln_post.weight"),
+        ("meta_pretrain_vgg_encodec_embed.pt", ""),
+    ],
+)
+def test_numbers_that_are_none_are_refused_by_file_and_part(release: Path, file: str, key: str) -> None:
+    content = torch.load(release / file, weights_only=True)
+    state = content if not key else content.get("state_dict", content.get("best_state", content))
+    tensor = state[key] if key else content
+    tensor.view(-1)[:1].fill_(torch.nan)
+    torch.save(content, release / file)
+    error = refused(release)
+    assert "NaN" in error.message
+    assert Path(file).name in error.message and error.details["key"]
 
 
 def test_codebooks_of_another_size(release: Path) -> None:
@@ -324,6 +337,15 @@ def test_an_installed_model_is_replaced_only_when_asked(release: Path) -> None:
         run(release, replace=True)
     assert verify_model(folder)  # a failed import leaves the old one
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_no_more_room_is_taken_than_was_asked_for(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(build, "need_space", lambda folder, size, what: asked.append(size))
+    for store in ("source", "bfloat16"):
+        folder = run(release, folder=release.parent / store, store=store).folder
+        written = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        assert asked[-1] == pytest.approx(written, rel=0.2)  # the names of tensors come on top
 
 
 def test_the_disk_is_asked_before_anything_is_written(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 
 import pytest
@@ -54,7 +55,8 @@ def test_what_does_not_fit_is_refused_with_its_sizes() -> None:
     small = plan(LLAMA, LLAMA_LINEAR, LoadOptions(), device=CUDA, available=12 * GB)
     with pytest.raises(OutOfMemory) as caught:
         check_fits(small, "llama")
-    assert caught.value.details == {"needed": small.needed, "available": 12 * GB}
+    assert caught.value.details == {"needed": small.needed, "available": 12 * GB, "part": "converter"}
+    assert all(name in caught.value.message for name in ("llama", "converter", "llm_bits"))
     check_fits(plan(LLAMA, LLAMA_LINEAR, LoadOptions(llm_bits=4), device=CUDA, available=12 * GB), "llama")
 
 
@@ -70,6 +72,17 @@ def test_a_choice_is_kept() -> None:
 def test_a_choice_that_does_not_exist(wrong: dict[str, object]) -> None:
     with pytest.raises(BadRequest):
         LoadOptions(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("library", "options"),
+    [("bitsandbytes", LoadOptions(llm_bits=4)), ("audiocraft", LoadOptions(codec="audiocraft"))],
+)
+def test_a_library_that_is_not_installed_is_named(library: str, options: LoadOptions) -> None:
+    if importlib.util.find_spec(library):
+        pytest.skip(f"{library} is installed")
+    with pytest.raises(BadRequest, match=library):
+        load_model(find_model("nano"), options=options)
 
 
 def test_a_model_that_does_not_fit_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

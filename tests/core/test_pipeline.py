@@ -90,7 +90,8 @@ def test_a_take_is_exactly_as_long_as_the_clip_or_its_range(pipeline: Pipeline, 
     begin, end = (3, 23) if rate < 30 else (7, 16)
     whole = GenerateRequest(path, output=tmp_path, prompt=PROMPT, sample_rate=sample_rate, **QUICK)
     part = GenerateRequest(path, begin / rate, end / rate, output=tmp_path, prompt=PROMPT, **QUICK)
-    for request, frames in ((whole, 23), (part, end - begin)):
+    one = GenerateRequest(path, begin / rate, (begin + 1) / rate, output=tmp_path, prompt=PROMPT, **QUICK)
+    for request, frames in ((whole, 23), (part, end - begin), (one, 1)):
         result = pipeline.generate(request)
         take = result.takes[0]
         expected = round(frames / rate * request.sample_rate)

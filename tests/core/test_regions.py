@@ -12,8 +12,9 @@ import pytest
 import soundfile
 import torch
 
+from tests.core.small_files import small_files
 from vatt_core.earlier import EarlierTake, ground, pack_codes, unpack_codes
-from vatt_core.errors import BadRequest, InputNotVisible
+from vatt_core.errors import BadMedia, BadRequest, DiskFull, InputNotVisible
 from vatt_core.media.spool import Held
 from vatt_core.pipeline import GenerateRequest, Pipeline
 from vatt_core.regions import Splice, border_samples, region_frames, varied
@@ -249,6 +250,9 @@ def test_what_does_not_fit_is_refused_and_the_earlier_take_stays(
     soundfile.write(short, np.zeros(48_000), 48_000)
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(96_000), 48_000)
+    broken, empty = tmp_path / "broken.wav", tmp_path / "empty.wav"
+    broken.write_bytes(b"RIFF and then nothing that is a sound" * 50)
+    soundfile.write(empty, np.zeros(0), 48_000)
     ordinary: dict[str, Any] = {"path": clip, "output": tmp_path / "out", "base": base, "region": region} | QUICK
     for kind, options in (
         (BadRequest, {"region": (Fraction(3), Fraction(5))}),
@@ -260,6 +264,10 @@ def test_what_does_not_fit_is_refused_and_the_earlier_take_stays(
         (InputNotVisible, {"base": lonely}),
         (InputNotVisible, {"base": tmp_path / "none.json"}),
         (BadRequest, {"base": None, "region": None, "reference": silent}),
+        (BadMedia, {"base": None, "region": None, "reference": broken}),
+        (BadMedia, {"base": None, "region": None, "reference": empty}),
+        (InputNotVisible, {"base": None, "region": None, "reference": tmp_path / "none.wav"}),
+        (BadMedia, {"base": broken}),
         (BadRequest, {"base": None, "region": None, "prompts": ("one", "two")}),
         (BadRequest, {"base": None, "region": None, "prompt": "x", "cuts": (Fraction(5),)}),
     ):
@@ -271,5 +279,7 @@ def test_what_does_not_fit_is_refused_and_the_earlier_take_stays(
     ):  # fmt: skip
         with pytest.raises(BadRequest):
             GenerateRequest(**(ordinary | options))
+    with pytest.raises(DiskFull), small_files(100_000):
+        pipeline.generate(GenerateRequest(**ordinary))
     assert Path(first.wav).read_bytes() == before
     assert not (tmp_path / "out").exists()

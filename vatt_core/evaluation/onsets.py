@@ -20,6 +20,8 @@ Times = NDArray[np.float64]
 HOP_SECONDS = 0.005
 WINDOW_SECONDS = 0.032
 BANDS = 48
+BLOCK = 512
+"""Windows whose spectra are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,15 @@ def _band_levels(wave: ArrayLike, sample_rate: int) -> NDArray[np.float64]:
     size = round(WINDOW_SECONDS * sample_rate)
     padded = np.pad(signal, (size // 2, size), mode="symmetric" if len(signal) > size else "edge")
     starts = np.round(np.arange(0, len(signal) / sample_rate, HOP_SECONDS) * sample_rate).astype(int)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[starts]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)
     window = np.hanning(size + 1)[:-1]
-    power = np.abs(np.fft.rfft(frames * window, axis=1) / (window.sum() / 2)) ** 2
-    return 10 * np.log10(power @ _mel(sample_rate, size).T + 1e-12)
+    scale, bands = window.sum() / 2, _mel(sample_rate, size).T
+    # Block by block, so that the spectra of a long wave are not all held at once.
+    power = [
+        np.abs(np.fft.rfft(frames[starts[first : first + BLOCK]] * window, axis=1) / scale) ** 2 @ bands
+        for first in range(0, len(starts), BLOCK)
+    ]
+    return 10 * np.log10(np.concatenate(power) + 1e-12)
 
 
 @lru_cache(maxsize=8)

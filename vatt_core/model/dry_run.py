@@ -26,6 +26,7 @@ from vatt_core.model.configuration import (
 from vatt_core.model.converter import Converter
 from vatt_core.model.folder import build_part
 from vatt_core.model.plan import LoadOptions, MemoryPlan, available_memory, plan_memory
+from vatt_core.model.products import is_slow, wide_bytes
 from vatt_core.model.quantised import quantisable
 from vatt_core.model.stages import Stage, build_empty, run_stage, unpacked, working_of
 from vatt_core.timing import Timing
@@ -155,6 +156,7 @@ class Rehearsal:
             ],
             "stages": [vars(stage) for stage in self.stages],
             "memory": "swap" if self.plan.swapped else "keep",
+            "products_in_float32": self.plan.widened,
             "needed": self.needed,
             "available": self.plan.available,
             "fits": self.fits,
@@ -184,7 +186,10 @@ class Rehearsal:
         held = "the part at work alone (swap)" if self.plan.swapped else "all parts (keep)"
         free = "an unknown amount" if self.plan.available is None else in_units(self.plan.available)
         verdict = "fits" if self.fits else "does not fit"
-        return [*lines, "", f"on the device at once: {held}, {in_units(self.needed)}; {free} is free: it {verdict}"]
+        lines += ["", f"on the device at once: {held}, {in_units(self.needed)}; {free} is free: it {verdict}"]
+        if self.plan.widened:
+            lines.append("this processor has no fast products of narrow numbers: weights are widened as they are used")
+        return lines
 
 
 def rehearse(
@@ -231,5 +236,6 @@ def rehearse(
             whole = parts[part.name]
             activations, cache = run_stage(config, part.name, whole, takes=takes)
             activations += unpacked(whole, options.llm_bits) if isinstance(whole, Converter) else 0
+            activations += wide_bytes(whole) if is_slow(part.dtype, where) else 0
             stages.append(Stage(part.name, part.weights, activations, cache))
     return Rehearsal(config, plan, tuple(stages))

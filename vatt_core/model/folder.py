@@ -9,7 +9,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from vatt_core.model.codec import Codec
 from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.converter import Converter
 from vatt_core.model.plan import LoadOptions, MemoryPlan, Working, available_memory, check_fits, plan_memory
+from vatt_core.model.products import products_of
 from vatt_core.model.quantised import quantisable, quantised_linear
 from vatt_core.model.residence import Residence
 from vatt_core.model.text import load_tokenizer
@@ -74,11 +75,13 @@ class LoadedModel:
     def held(self) -> str:
         """Device and precisions: what was computed with another of them is rounded otherwise."""
         kinds = "".join(f" {part.name}={part.dtype}/{part.bits:g}" for part in self.plan.parts)
-        return f"{self.device.type}{kinds if self.plan.narrowed else ''}"
+        return f"{self.device.type}{kinds + ' wide' * self.plan.widened if self.plan.narrowed else ''}"
 
-    def using(self, part: str) -> AbstractContextManager[None]:
-        """Hold a part on the device while it works; only where parts are swapped this does anything."""
-        return self.residence.using(part)
+    @contextmanager
+    def using(self, part: str) -> Iterator[None]:
+        """Hold a part on the device while it works, and let it multiply as is fastest there."""
+        with self.residence.using(part), products_of(getattr(self, part)):
+            yield
 
 
 def build_part(config: ModelConfig, name: str, *, empty: bool = False) -> nn.Module:

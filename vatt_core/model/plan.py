@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from vatt_core.errors import BadRequest, OutOfMemory
+from vatt_core.model.products import is_slow
 from vatt_core.weights.space import in_units
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -32,9 +33,10 @@ class LoadOptions:
     """What a user may choose about memory and speed.
 
     precision: of language model and audio transformer and, on a GPU, of the image tower; "auto": float32 for small models
-    and where it fits, else bfloat16. llm_bits: 8 or 4 quantises the linear layers of the language model (0: not), which
-    needs bitsandbytes. memory: "keep" holds every part on the device, "swap" only the one at work; "auto" swaps on a GPU
-    that is too small for all. codec: "transformers", or "audiocraft" for whoever has it installed.
+    and, on a CPU, where it fits half of the free memory, else bfloat16. llm_bits: 8 or 4 quantises the linear layers of
+    the language model (0: not), which needs bitsandbytes. memory: "keep" holds every part on the device, "swap" only the
+    one at work; "auto" swaps on a GPU that is too small for all. codec: "transformers", or "audiocraft" for whoever has
+    it installed.
     """
 
     precision: Precision = "auto"
@@ -100,6 +102,11 @@ class MemoryPlan:
         """Whether any part is held in less than float32."""
         return any(part.bits < 32 for part in self.parts)
 
+    @property
+    def widened(self) -> bool:
+        """Whether any part multiplies in float32 although it is held narrower, see :mod:`vatt_core.model.products`."""
+        return any(is_slow(part.dtype, self.device) for part in self.parts)
+
     def dtype(self, part: str) -> torch.dtype:
         return next(one.dtype for one in self.parts if one.name == part)
 
@@ -160,7 +167,7 @@ def _parts(
 
 
 def check_fits(plan: MemoryPlan, name: str) -> None:
-    """Raise OutOfMemory, saying what would help, when the plan does not fit."""
+    """Raise OutOfMemory, naming the largest part and what would help, when the plan does not fit."""
     if plan.fits:
         return
     assert plan.available is not None
@@ -170,11 +177,14 @@ def check_fits(plan: MemoryPlan, name: str) -> None:
     if any(part.dtype == torch.float32 for part in plan.parts if part.name == "converter"):
         cures.append('precision = "bfloat16"')
     cures += ["llm_bits = 8 or 4", "a smaller model"]
+    largest = max(plan.parts, key=lambda part: part.weights + part.working)
     raise OutOfMemory(
         f"The model {name} needs {in_units(plan.needed)} on the device '{plan.device}', which has "
-        f"{in_units(plan.available)} free. Choose in the table [worker] of the settings: {', '.join(cures)}.",
+        f"{in_units(plan.available)} free; its largest part, the {largest.name}, takes "
+        f"{in_units(largest.weights + largest.working)}. Choose in the table [worker] of the settings: {', '.join(cures)}.",
         needed=plan.needed,
         available=plan.available,
+        part=largest.name,
     )
 
 

@@ -28,6 +28,7 @@ from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.converter import Converter
 from vatt_core.model.folder import PART_NAMES, build_part
 from vatt_core.model.plan import Working
+from vatt_core.model.products import products_of
 from vatt_core.model.quantised import quantisable
 from vatt_core.model.vision import VisionTower
 
@@ -118,7 +119,7 @@ def run_stage(config: ModelConfig, name: str, part: nn.Module, *, takes: int = 1
     audio transformer makes one guided step for `takes` takes; the codec decodes one.
     """
     device = next(part.parameters()).device
-    with measured(device) as peak:
+    with measured(device) as peak, products_of(part):
         cache = _run(config, part, takes)
         return peak() - cache, cache
 

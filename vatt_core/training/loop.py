@@ -11,13 +11,13 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vatt_core.errors import BadModel
+from vatt_core.model.products import product_cost
 
 Report = Callable[["StageProgress"], None]
 
@@ -86,23 +86,9 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return generator
 
 
-@cache
 def bfloat16_pays(device: str) -> bool:
-    """Whether matrix products in bfloat16 are clearly faster than in float32. A CPU without instructions for them takes
-    fifty times as long, one with AMX a quarter; a GPU is not asked."""
-    if device != "cpu":
-        return True
-
-    def fastest(dtype: torch.dtype) -> float:
-        square = torch.ones(256, 256, dtype=dtype)
-        times = []
-        for _ in range(4):
-            begun = time.perf_counter()
-            torch.matmul(square, square)
-            times.append(time.perf_counter() - begun)
-        return min(times)
-
-    return fastest(torch.bfloat16) < 0.7 * fastest(torch.float32)
+    """Whether matrix products in bfloat16 are clearly faster than in float32. A GPU is not asked."""
+    return device != "cpu" or product_cost(torch.bfloat16) < 0.7
 
 
 def run_stage(

@@ -78,6 +78,15 @@ class ImportReport:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Tensors of a part by our names. source: the file that most of them come from; origin: name -> file and key."""
+
+    state: Mapping[str, Tensor]
+    source: str
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
 def import_model(
     name: str,
     paths: Iterable[Path],
@@ -196,14 +205,17 @@ class _Import:
         for key, keys in language.ignored.items():
             self._ignore(Path(key), keys)
         self.done.notes += language.notes
-        parts: dict[str, tuple[Mapping[str, Tensor], Mapping[str, str]]] = {
-            "vision": (vision, {}),
-            "converter": (language.state, language.origin),
-            "audio_transformer": (audio.state, {}),
-            "codec": (compression.state, {}),
+        tables = self.done.sources.get("codebooks", path)
+        parts = {
+            "vision": _Part(vision, str(weights)),
+            "converter": _Part(language.state, str(path), language.origin),
+            "audio_transformer": _Part(
+                audio.state, str(path), {"codebooks": str(path if audio.own_codebooks else tables)}
+            ),
+            "codec": _Part(compression.state, str(codec_place)),
         }
-        for part, (state, _), source in zip(parts, parts.values(), (weights, path, path, codec_place), strict=True):
-            check_tensors(config, part, state, source=str(source))
+        for name, part in parts.items():
+            check_tensors(config, name, part.state, source=part.source)
         self._write(config, parts, base)
         return self.done
 
@@ -334,11 +346,13 @@ class _Import:
     def _write(
         self,
         config: ModelConfig,
-        parts: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, str]]],
+        parts: Mapping[str, _Part],
         base: Place,
     ) -> None:
         store = None if self.options.store == "source" else getattr(torch, self.options.store)
-        need_space(self.made, sum(_size(state, store) for state, _ in parts.values()), f"The model {self.name}")
+        kinds = {name: store if name == "converter" else torch.float32 for name in parts}
+        size = sum(_size(part.state, kinds[name]) for name, part in parts.items())
+        need_space(self.made, size, f"The model {self.name}")
         (self.made / TOKENIZER_FOLDER).mkdir()
         words = [place for place in self.files.beside(base) if _TOKENIZER.match(place.name)]
         for path in self.unpacker.files(words):
@@ -350,10 +364,11 @@ class _Import:
                 "files of one model",
                 part="base",
             )
-        for part, (state, origin) in parts.items():
-            self.report(f"writing {part}")
-            dtype = store if part == "converter" else torch.float32
-            write_tensors(part_file(self.made, part), state, dtype=dtype, origin=origin)
+        for name, part in parts.items():
+            self.report(f"writing {name}")
+            write_tensors(
+                part_file(self.made, name), part.state, source=part.source, dtype=kinds[name], origin=part.origin
+            )
         config.save(self.made / CONFIG_FILE)
         write_record(self.made, self._record())
 

@@ -30,12 +30,18 @@ _AT_ONCE = 1 << 24
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None, origin: Mapping[str, str] = {}
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    dtype: torch.dtype | None = None,
+    origin: Mapping[str, str] = {},
 ) -> int:
     """Write tensors in the order of their names; floating ones as `dtype` (None: as they are). Returns the bytes.
 
-    origin: where a tensor comes from, for messages. Raises BadModel when a number is NaN or infinite (in the source or
-    once narrowed), DiskFull, ForbiddenPath. The caller removes what a failure leaves.
+    source: the file that they come from, for messages; origin: file and key of single ones. Raises BadModel when a
+    number is NaN or infinite (in the source or once narrowed), DiskFull, ForbiddenPath. The caller removes what a
+    failure leaves.
     """
     kinds = {
         name: dtype if dtype is not None and value.is_floating_point() else value.dtype
@@ -55,7 +61,7 @@ def write_tensors(
             file.write(len(head).to_bytes(8, "little") + head)
             for name in sorted(tensors):
                 for piece in tensors[name].detach().reshape(-1).split(_AT_ONCE):
-                    file.write(_bytes(piece, kinds[name], name, origin.get(name, "")))
+                    file.write(_bytes(piece, kinds[name], name, origin.get(name, source)))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -66,10 +72,13 @@ def write_tensors(
 def _bytes(piece: Tensor, dtype: torch.dtype, name: str, origin: str) -> bytes:
     converted = piece.to(dtype).contiguous()
     if converted.is_floating_point() and not bool(converted.isfinite().all()):
-        where = f" of {origin}" if origin else ""
         if bool(piece.isfinite().all()):
             raise BadModel(
-                f"{name}{where} holds numbers too large for {dtype}; import it with --store source", key=name
+                f"{name} of {origin} holds numbers too large for {dtype}; import it with --store source",
+                file=origin,
+                key=name,
             )
-        raise BadModel(f"{name}{where} holds NaN or infinity; the file is damaged, fetch it again", key=name)
+        raise BadModel(
+            f"{name} of {origin} holds NaN or infinity; the file is damaged, fetch it again", file=origin, key=name
+        )
     return converted.view(torch.uint8).numpy().tobytes()
