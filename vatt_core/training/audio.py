@@ -27,8 +27,8 @@ from vatt_core.world.scene import Scene
 NULL_CONDITION = 0.1
 """Share of rows whose condition is dropped, so that decoding can be guided away from it (reference 5.1)."""
 
-CODEBOOK_WEIGHTS = (4.0, 2.0, 1.0, 1.0)
-"""How often each codebook is trained: the first decides what is heard and when."""
+CODEBOOK_WEIGHTS = (4.0, 3.0, 1.0, 1.0)
+"""How often each codebook is trained: the first decides what is heard and when, the first two how loud it is."""
 
 
 LOOK_ALIKE_WEIGHT = 2.0

@@ -100,7 +100,7 @@ def _frames(timing: Timing, size: int, scene: world.Scene) -> NDArray[np.uint8]:
     return compressed_frames(scene, fps=timing.frame_rate, size=size)
 
 
-CUT_SHARE = 0.25
+CUT_SHARE = 0.15
 """Of the clips with one thing, how many are cut to another one: what two things look like must not be learnt from few clips."""
 
 

@@ -148,16 +148,16 @@ def nano_config() -> ModelConfig:
 class Recipe:
     """How long each stage runs. docs/nano.md says how the shipped weights were made."""
 
-    clips: int = 2000
+    clips: int = 4000
     texts: int = 8000
     codes: int = 900
     decoder: int = 5000
     encoder: int = 3200
-    vision: int = 4400
-    language: int = 1600
+    vision: int = 3600
+    language: int = 1400
     converter_projection: int = 250
-    converter_lora: int = 2200
-    converter_whole: int = 1700
+    converter_lora: int = 1200
+    converter_whole: int = 2200
     audio_instructions: int = 120
     audio_captions: int = 3400
 
@@ -337,7 +337,7 @@ class NanoTraining:
             converter,
             self.tokenizer,
             heads,
-            self._options(name, learning_rate, mixed_precision=True),
+            self._options(name, learning_rate, ema_decay=0.995, mixed_precision=True),
             learn=learn,
         )
         self._run_stage(stage)
@@ -420,7 +420,7 @@ def train_nano(
             training.run(stage)
         side = subprocess.Popen([sys.executable, "-m", __name__, str(folder), "--stages", "decoder,encoder"])
         try:
-            for stage in PICTURE + JOINT[:-1]:
+            for stage in PICTURE:
                 training.run(stage)
             if side.wait() != 0:
                 raise BadModel("the codec's training ended with an error, shown above; run the command again to go on")
@@ -428,7 +428,9 @@ def train_nano(
             if side.poll() is None:
                 side.terminate()
                 side.wait()
-        training.run("ship")
+        torch.set_num_threads(os.cpu_count() or 1)
+        for stage in JOINT:
+            training.run(stage)
         return folder / "nano"
     for stage in STAGES:
         training.run(stage)

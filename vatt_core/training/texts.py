@@ -17,8 +17,9 @@ WORDS = tuple(kind.keyword for kind in KINDS.values()) + tuple(
 )
 """The words that decide what is heard and seen; their presence in a prompt must survive in the converter's states."""
 
-CAPTION_LEAVES_OUT = 0.25
-"""Share of visible attributes that a caption does not mention. What is surer than one in three is still said first."""
+CAPTION_LEAVES_OUT = 0.4
+"""Share of visible attributes that a caption does not mention. What is surer than two in three is still said first, and what
+is not is left out before the other possibility is told."""
 
 
 def draw(generator: torch.Generator, below: int) -> int:

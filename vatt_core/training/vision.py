@@ -32,7 +32,7 @@ KIND_NAMES = tuple(KINDS)
 COLOUR_NAMES = tuple(COLOURS)
 
 
-FORCE_WEIGHT = 15.0
+FORCE_WEIGHT = 25.0
 """Of the squared error of an event's force in the tower's loss. Forces lie within half of one another, so that their squared
 error is a twentieth of the other losses before anything is learnt; with weight 1 the tower hardly looked for them."""
 
