@@ -21,7 +21,7 @@ from vatt_daemon.batches import Batches
 from vatt_daemon.clients import Caller
 from vatt_daemon.scheduler import Scheduler
 from vatt_daemon.settings import Settings
-from vatt_daemon.store import StoredJob
+from vatt_daemon.stored_job import StoredJob
 from vatt_daemon.watching import Watchers
 from vatt_daemon.wire_errors import error_body
 

@@ -18,7 +18,8 @@ from vatt_client import messages
 from vatt_client.replies import CANCELLED, DONE, ENDED, FAILED, QUEUED
 
 from vatt_core.errors import BadRequest
-from vatt_daemon.store import COLUMNS, Store, StoredJob, to_job
+from vatt_daemon.store import Store
+from vatt_daemon.stored_job import COLUMNS, StoredJob, to_job
 
 KIND = messages.Batch.TYPE
 PAGE = 500

@@ -32,8 +32,8 @@ from vatt_daemon.batch_store import BatchStore, NewItem
 from vatt_daemon.logs import about
 from vatt_daemon.scheduler import Publish, Scheduler
 from vatt_daemon.settings import PathSettings
-from vatt_daemon.store import StoredJob
-from vatt_daemon.store import fingerprint as request_fingerprint
+from vatt_daemon.stored_job import StoredJob
+from vatt_daemon.stored_job import fingerprint as request_fingerprint
 from vatt_daemon.wire_errors import error_map
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,9 @@ from vatt_daemon.process import WorkerProcess
 from vatt_daemon.settings import Folders, Settings
 
 log = logging.getLogger(__name__)
+
+TOGETHER = 64
+"""Events that are handled in one turn of the loop."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ class Executor(Protocol):
     def cancel(self, job: str) -> None:
         """Ask a task to stop between two steps; its end is still reported. Unknown jobs are ignored."""
 
-    def events(self) -> AsyncIterator[Event]:
-        """What happens, in order, for as long as the executor lives. The scheduler is the only reader."""
+    def events(self) -> AsyncIterator[Sequence[Event]]:
+        """What happens, in order, for as long as the executor lives: at each step some of what has happened since the last.
+        The scheduler is the only reader, and ends jobs of one step in one commit."""
 
     def unload(self, model: str | None) -> list[str]:
         """Take a model (None: all) out of memory where it is idle; the names of those that go."""
@@ -131,7 +135,8 @@ class LocalExecutor:
     def _room(self, worker: WorkerProcess, priority: str) -> int:
         if worker.breaker() > 0:
             return 0
-        room = self._settings.slots - len(worker.tasks)
+        # One job shows whether a process can be started at all.
+        room = self._settings.slots - len(worker.tasks) if worker.runs else 1
         if priority == "batch":
             batch = sum(self._priorities.get(job) == "batch" for job in worker.tasks)
             room = min(room, self._settings.batch_slots - batch)
@@ -162,9 +167,12 @@ class LocalExecutor:
     def unload(self, model: str | None) -> list[str]:
         return sorted({name for worker in self._workers for name in worker.unload(model)})
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncIterator[Sequence[Event]]:
         while True:
-            yield await self._events.get()
+            group = [await self._events.get()]
+            while len(group) < TOGETHER and not self._events.empty():
+                group.append(self._events.get_nowait())
+            yield group
 
     def health(self) -> dict[str, Any]:
         workers = [worker.health() for worker in self._workers]

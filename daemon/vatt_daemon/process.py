@@ -68,6 +68,10 @@ class WorkerProcess:
         self.tasks: dict[str, dict[str, Any]] = {}
         self.models: list[str] = []
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
     def breaker(self) -> float:
         """Seconds until another process may be started, after many have died in a row; 0: now."""
         if self._process is not None or len(self._deaths) < self._settings.restarts:

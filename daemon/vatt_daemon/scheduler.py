@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,32 +23,30 @@ from vatt_client.replies import CANCELLED, DONE, FAILED, QUEUED
 from vatt_core.errors import DiskFull
 from vatt_daemon.executor import CapacityChanged, Event, Executor, Failed, Finished, Progressed, Task
 from vatt_daemon.logs import about
-from vatt_daemon.outputs import Outputs
 from vatt_daemon.places import Places
+from vatt_daemon.runs import Run
 from vatt_daemon.settings import JobSettings
-from vatt_daemon.store import Store, StoredJob
+from vatt_daemon.store import Store
+from vatt_daemon.stored_job import StoredJob
+from vatt_daemon.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
 DISK_RETRY = 2.0
 """Seconds until something that found a disk full is tried again."""
-UPKEEP = 300.0
-"""Seconds between two looks at what is kept for too long."""
 
 Publish = Callable[[str, dict[str, Any]], None]
 """Called with a job's id and an event's map; must not wait."""
 
 
-@dataclass
-class _Run:
-    """A job under way: its last progress, and since when its present stage runs."""
+@dataclass(frozen=True)
+class _End:
+    """What a job's end is to be: its state with its result or its error."""
 
     job: str
-    stage: str = ""
-    since: float = 0.0
-    samples: int = 0
-    progress: dict[str, Any] | None = None
-    cancelling: dict[str, Any] | None = None
+    state: str
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
 
 
 class Scheduler:
@@ -64,17 +62,16 @@ class Scheduler:
         receipts: Path,
         places: Places,
     ) -> None:
-        """receipts: the folder that workers publish through, see outputs.py. places: where files without a path lie."""
+        """receipts, places: see upkeep.py."""
         self._store = store
         self._executor = executor
         self._settings = settings
         self._publish = publish
-        self._receipts = receipts
-        self._places = places
+        self._upkeep = Upkeep(store, settings, receipts=receipts, places=places)
         self._interactive: deque[str] = deque()
         self._batch: deque[str] = deque()
         self._waiting: set[str] = set()
-        self._running: dict[str, _Run] = {}
+        self._running: dict[str, Run] = {}
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         # Jobs whose worker died: each of them runs alone from then on, so that one cannot take others along again.
         self._suspects: set[str] = set()
@@ -136,60 +133,73 @@ class Scheduler:
     def _queue(self, job: StoredJob) -> deque[str]:
         return self._interactive if job.priority == "interactive" else self._batch
 
-    def _next(self) -> deque[str] | None:
-        """The queue whose first job is next, None when nothing can begin.
+    def _turns(self) -> list[str]:
+        """The jobs that can begin now, in order: interactive ones first, but a waiting batch job after `fair_share` of them
+        in a row."""
+        if self._stopping or not self._suspects.isdisjoint(self._running):
+            return []
+        queues = {"interactive": self._in_order(self._interactive), "batch": self._in_order(self._batch)}
+        first = {priority: next(queue, None) for priority, queue in queues.items()}
+        # Each that begins may take room which the other kind was counted with: rather too few now, and the rest next time.
+        room = {priority: self._executor.capacity(priority) if first[priority] else 0 for priority in queues}
+        chosen: list[str] = []
+        in_a_row = self._in_a_row
+        while True:
+            able = {priority: first[priority] is not None and room[priority] > len(chosen) for priority in queues}
+            due = first["batch"] is not None and room["batch"] > 0 and in_a_row >= self._settings.fair_share
+            priority = "interactive" if able["interactive"] and not due else "batch"
+            job = first[priority]
+            if job is None or not able[priority]:
+                return chosen
+            if job in self._suspects:
+                return chosen if chosen or self._running else [job]
+            in_a_row = in_a_row + 1 if priority == "interactive" and first["batch"] is not None else 0
+            first[priority] = next(queues[priority], None)
+            chosen.append(job)
 
-        A waiting batch job gets a turn after `fair_share` interactive ones in a row.
+    def _in_order(self, queue: deque[str]) -> Iterator[str]:
+        """The jobs of a queue that still wait."""
+        while queue and queue[0] not in self._waiting:
+            queue.popleft()
+        return (job for job in queue if job in self._waiting)
+
+    def begin(self) -> list[StoredJob]:
+        """Count an attempt of each job whose turn it is, in one transaction: the open one, if one is.
+
+        `hand_over` them when that is committed, in the same turn of the loop; nothing is to be undone when it is not.
         """
-        for queue in (self._interactive, self._batch):
-            while queue and queue[0] not in self._waiting:
-                queue.popleft()
-        if not self._suspects.isdisjoint(self._running):
-            return None
-        batch = bool(self._batch) and self._executor.capacity("batch") > 0
-        interactive = bool(self._interactive) and self._executor.capacity("interactive") > 0
-        if batch and (not interactive or self._in_a_row >= self._settings.fair_share):
-            queue = self._batch
-        elif interactive:
-            queue = self._interactive
-        else:
-            return None
-        if self._running and queue[0] in self._suspects:
-            return None
-        return queue
+        turns = self._turns()
+        if not turns:
+            return []
+        with self._store.transaction():
+            return [self._store.start(job) for job in turns]
 
-    def begin(self) -> StoredJob | None:
-        """Count an attempt of the job whose turn it is, as part of the transaction that is open, if one is. None:
-        nothing can begin.
-
-        `hand_over` the job when that is committed, in the same turn of the loop; nothing is to be undone when it is not.
-        """
-        queue = None if self._stopping else self._next()
-        return None if queue is None else self._store.start(queue[0])
-
-    def hand_over(self, job: StoredJob) -> None:
-        """Give the executor the job that `begin` has returned."""
-        queue = self._queue(job)
-        queue.popleft()
-        self._in_a_row = self._in_a_row + 1 if queue is self._interactive and self._batch else 0
-        self._waiting.discard(job.id)
-        self._running[job.id] = _Run(job.id)
-        log.info("job %s: attempt %d", job.id, job.attempt, extra=about(job.id))
-        self._announce(job)
-        self._executor.submit(Task(job=job.id, kind=job.kind, request=job.request | {"seed": job.seed}))
+    def hand_over(self, jobs: Sequence[StoredJob]) -> None:
+        """Give the executor the jobs that `begin` has returned."""
+        for job in jobs:
+            queue = self._queue(job)
+            while queue.popleft() != job.id:
+                pass  # cancelled while it waited
+            self._in_a_row = self._in_a_row + 1 if queue is self._interactive and self._batch else 0
+            self._waiting.discard(job.id)
+            self._running[job.id] = Run(job.id)
+            self._executor.submit(Task(job=job.id, kind=job.kind, request=job.request | {"seed": job.seed}))
+        for job in jobs:  # what works already need not wait for this
+            self._announce(job)
+            log.info("job %s: attempt %d", job.id, job.attempt, extra=about(job.id))
 
     def dispatch(self) -> None:
         """Hand waiting jobs to the executor, as many as it takes."""
         while self._waiting:
             try:
-                job = self.begin()
+                jobs = self.begin()
             except (DiskFull, sqlite3.Error) as error:
                 log.error("no job can begin: %s", error)
                 asyncio.get_running_loop().call_later(DISK_RETRY, self.dispatch)
                 return
-            if job is None:
+            if not jobs:
                 return
-            self.hand_over(job)
+            self.hand_over(jobs)
 
     def unload(self, model: str | None) -> list[str]:
         """Take a model (None: all) out of memory where it is idle; the names of those that go."""
@@ -215,39 +225,61 @@ class Scheduler:
 
     async def run(self) -> None:
         """Follow the executor for ever."""
-        house = asyncio.create_task(self._keep_house())
+        house = asyncio.create_task(self._upkeep.run())
         try:
-            async for event in self._executor.events():
-                try:
-                    self._handle(event)
-                except Exception:
-                    log.exception("an event of the executor could not be handled", extra=about(detail=repr(event)))
-                self.dispatch()
+            async for events in self._executor.events():
+                self._take_in(events)
+                # Whoever ends jobs quickly would hold everybody else up otherwise.
+                await asyncio.sleep(0)
         finally:
             house.cancel()
 
-    def _handle(self, event: Event) -> None:
+    def _take_in(self, events: Sequence[Event]) -> None:
+        """Ends that come together share one commit, with the begins of the jobs that they make room for."""
+        ends: list[_End] = []
+        for event in events:
+            try:
+                end = self._handle(event)
+            except Exception:
+                log.exception("an event of the executor could not be handled", extra=about(detail=repr(event)))
+            else:
+                ends += [] if end is None else [end]
+        try:
+            if ends:
+                self._end_together(ends)
+        except Exception:
+            log.exception("jobs could not be ended together")
+            for end in ends:
+                with contextlib.suppress(Exception):  # the one that is to blame has been logged
+                    self._end(end.job, end.state, result=end.result, error=end.error)
+        self.dispatch()
+
+    def _handle(self, event: Event) -> _End | None:
+        """What a job's end is to be, if the event is one; everything else is done here."""
         if isinstance(event, CapacityChanged):
-            return
+            return None
         run = self._running.get(event.job)
         if run is None:
-            return
-        if isinstance(event, Progressed):
-            self._report(run, event)
-        elif isinstance(event, Finished):
-            self._end(event.job, DONE, result=event.result)
-        elif isinstance(event, Failed):
+            return None
+        if isinstance(event, Finished):
+            return _End(event.job, DONE, result=event.result)
+        if isinstance(event, Failed):
             if run.cancelling is not None:
-                self._end(event.job, CANCELLED, error=run.cancelling)
-            elif event.error.get("code") == "cancelled" and self._stopping:
+                return _End(event.job, CANCELLED, error=run.cancelling)
+            if event.error.get("code") == "cancelled" and self._stopping:
                 self._requeue(event.job, note="the daemon stopped", uncount=True)
             elif event.error.get("code") == DiskFull.code and self._waits_for_disk(event.job):
                 self._requeue(event.job, note=str(event.error["message"]), uncount=True, after=DISK_RETRY)
             else:
-                self._end(event.job, FAILED, error=event.error)
+                return _End(event.job, FAILED, error=event.error)
+        elif isinstance(event, Progressed):
+            progress = run.report(event)
+            if progress is not None:
+                self._publish(run.job, {"type": "event", "event": "progress", "progress": progress})
         else:
             log.warning("job %s: %s", event.job, event.reason, extra=about(event.job))
             self._in_background(self._lost(run, event.reason))
+        return None
 
     def _waits_for_disk(self, job: str) -> bool:
         """Batch work waits for space; an editor's user is told at once."""
@@ -256,7 +288,7 @@ class Scheduler:
         since = self._full_since.setdefault(job, time.monotonic())
         return time.monotonic() - since < self._settings.disk_wait
 
-    async def _lost(self, run: _Run, reason: str) -> None:
+    async def _lost(self, run: Run, reason: str) -> None:
         """A worker died under the job: try again, alone, or give up and leave nothing of it behind."""
         job = run.job
         self._suspects.add(job)
@@ -264,7 +296,7 @@ class Scheduler:
         if run.cancelling is None and (stored.attempt < self._settings.attempts or self._stopping):
             self._requeue(job, note=reason, uncount=self._stopping)
         else:
-            await asyncio.to_thread(self._discard, stored)
+            await asyncio.to_thread(self._upkeep.discard, stored)
             if run.cancelling is not None:
                 self._end(job, CANCELLED, error=run.cancelling)
             else:
@@ -309,102 +341,56 @@ class Scheduler:
     def _end(
         self, job: str, state: str, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
     ) -> None:
+        """End a job, in a commit of its own. While the disk is full, that is tried again and again."""
+        end = _End(job, state, result, error)
         try:
             stored = self._store.finish(job, state, result=result, error=error)
         except (DiskFull, sqlite3.Error) as full:
             log.error("the end of job %s cannot be stored: %s", job, full, extra=about(job))
             asyncio.get_running_loop().call_later(DISK_RETRY, lambda: self._end(job, state, result=result, error=error))
+        else:
+            self._ended(end, stored)
+
+    def _end_together(self, ends: Sequence[_End]) -> None:
+        """End jobs that ran, and begin what has its turn then, in one commit. Nobody hears of it before."""
+        try:
+            with self._store.transaction():
+                stored = [self._store.finish(end.job, end.state, result=end.result, error=end.error) for end in ends]
+                begun = self.begin()
+        except (DiskFull, sqlite3.Error) as full:
+            log.error("the ends of %d jobs cannot be stored: %s", len(ends), full)
+            asyncio.get_running_loop().call_later(DISK_RETRY, self._end_together, ends)
             return
-        began = self._running.pop(job, None) is not None or stored.started is not None
-        self._waiting.discard(job)
-        self._suspects.discard(job)
-        self._full_since.pop(job, None)
-        timer = self._deadlines.pop(job, None)
+        self.hand_over(begun)
+        for end, job in zip(ends, stored, strict=True):
+            self._ended(end, job)
+
+    def _ended(self, end: _End, stored: StoredJob) -> None:
+        """What follows when the end of a job is on the disk."""
+        began = self._running.pop(stored.id, None) is not None or stored.started is not None
+        self._waiting.discard(stored.id)
+        self._suspects.discard(stored.id)
+        self._full_since.pop(stored.id, None)
+        timer = self._deadlines.pop(stored.id, None)
         if timer is not None:
             timer.cancel()
-        if began and self._outputs(stored) is not None:
-            self._in_background(asyncio.to_thread(self._settle if stored.state == DONE else self._discard, stored))
-        if error is None:
-            log.info("job %s: %s", job, state, extra=about(job))
-        else:
-            log.info("job %s: %s (%s)", job, state, error["code"], extra=about(job, error["message"]))
         self._announce(stored)
+        if end.error is None:
+            log.info("job %s: %s", stored.id, end.state, extra=about(stored.id))
+        else:
+            log.info(
+                "job %s: %s (%s)", stored.id, end.state, end.error["code"], extra=about(stored.id, end.error["message"])
+            )
+        if began and self._upkeep.makes_files(stored):
+            self._in_background(asyncio.to_thread(self._upkeep.settle, stored))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _outputs(self, job: StoredJob) -> Outputs | None:
-        output = job.request.get("output")
-        if not isinstance(output, str):
-            return None
-        return Outputs(self._places.folder(output, job.id), job.id, receipts=self._receipts)
-
-    def _settle(self, job: StoredJob) -> None:
-        outputs = self._outputs(job)
-        if outputs is not None:
-            outputs.settle()
-
-    def _discard(self, job: StoredJob) -> None:
-        """Remove what a dead worker has left of a job that gets no further try."""
-        outputs = self._outputs(job)
-        if outputs is not None:
-            try:
-                outputs.discard()
-            except OSError as error:
-                log.warning("files of job %s are left", job.id, extra=about(job.id, f"{outputs.staging}: {error}"))
-
-    async def _keep_house(self) -> None:
-        """Settle what an earlier daemon had no time to, then forget old jobs from time to time."""
-        try:
-            for receipt in await asyncio.to_thread(lambda: list(self._receipts.iterdir())):
-                job = self._store.find(receipt.stem)
-                if job is None:  # or a part that a killed worker has left
-                    receipt.unlink(missing_ok=True)
-                elif job.ended:
-                    await asyncio.to_thread(self._settle if job.state == DONE else self._discard, job)
-        except OSError as error:
-            log.warning("receipts cannot be read: %s", error)
-        while True:
-            try:
-                while self._prune():
-                    await asyncio.sleep(0.1)
-            except (DiskFull, sqlite3.Error) as error:
-                log.error("old jobs cannot be forgotten: %s", error)
-            await asyncio.sleep(UPKEEP)
-
-    def _prune(self) -> bool:
-        """Forget some of what is kept for too long; whether there was any."""
-        gone = self._store.prune(
-            older_than=self._settings.keep_days * 86_400, jobs=self._settings.keep_jobs, size=self._settings.keep_bytes
-        )
-        if gone:
-            log.info("%d old jobs were forgotten", len(gone))
-        return bool(gone)
-
     def _announce(self, job: StoredJob) -> None:
         self._publish(job.id, {"type": "event", "event": "state", "job": job.to_wire()})
-
-    def _report(self, run: _Run, event: Progressed) -> None:
-        now = time.monotonic()
-        if event.stage != run.stage:
-            run.stage, run.since, run.samples = event.stage, now, 0
-        elif run.progress is not None and event.done < run.progress["done"]:
-            return
-        run.samples += 1
-        elapsed = now - run.since
-        known = run.samples >= 2 and event.done > 0
-        run.progress = {
-            "job": run.job,
-            "stage": event.stage,
-            "done": event.done,
-            "total": event.total,
-            "unit": "steps",
-            "elapsed": round(elapsed, 3),
-            "eta": round(elapsed / event.done * (event.total - event.done), 3) if known else None,
-        }
-        self._publish(run.job, {"type": "event", "event": "progress", "progress": run.progress})
 
     async def stop(self) -> None:
         """End the executor; what ran goes back to the queue without counting as an attempt."""

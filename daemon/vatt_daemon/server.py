@@ -23,36 +23,27 @@ import zmq
 from vatt_client import connection, messages
 from vatt_client.errors import Unauthorised
 
-from vatt_core.errors import DiskFull, ForbiddenPath, VattError
-from vatt_daemon import __version__, guard
+from vatt_core.errors import DiskFull, ForbiddenPath
+from vatt_daemon import __version__, guard, sockets
 from vatt_daemon.answering import Answering
 from vatt_daemon.batch_store import BatchStore
 from vatt_daemon.batches import Batches
 from vatt_daemon.channel import Channel, Outbox
 from vatt_daemon.clients import Caller, Callers, NamedClients
 from vatt_daemon.executor import Executor, LocalExecutor
-from vatt_daemon.keys import DOMAIN, Gatekeeper, KeyPair, load_key_pair
+from vatt_daemon.keys import Gatekeeper, KeyPair, load_key_pair
 from vatt_daemon.lock import SingleInstance
 from vatt_daemon.logs import about
 from vatt_daemon.metrics import Metrics
 from vatt_daemon.places import Places
 from vatt_daemon.scheduler import Scheduler
-from vatt_daemon.settings import Folders, RemoteSettings, Settings
-from vatt_daemon.store import StoredJob
+from vatt_daemon.settings import Folders, Settings
+from vatt_daemon.stored_job import StoredJob
 from vatt_daemon.transfers import Transfers
 from vatt_daemon.watching import Watchers
 from vatt_daemon.wire_errors import error_body
 
 log = logging.getLogger(__name__)
-
-ADDRESS = "127.0.0.1"
-
-
-class PortInUse(VattError):
-    """Another program holds a port that was asked for by number."""
-
-    code = "busy"
-    exit_code = 9
 
 
 @dataclass(frozen=True)
@@ -66,8 +57,6 @@ class _Received:
     refusal: dict[str, Any]
 
 
-SLOW = (messages.Batch, messages.Transfer)
-"""Answered later than the others."""
 NOBODY = Caller("", remote=True)
 
 
@@ -111,9 +100,10 @@ class Server:
             gate_channel = Channel(gate.socket, loop)
             stack.callback(gate_channel.close)
             self._endpoints: dict[Channel, str] = {}
-            self._jobs = self._open(context, self.settings.server.port, server_keys, remote.port, stack)
-            self._control = self._open(
-                context, self.settings.server.control_port, server_keys, remote.control_port, stack
+            ports = self.settings.server
+            self._jobs, self._control = (
+                self._listen(context, server_keys, port, remote_port, stack)
+                for port, remote_port in ((ports.port, remote.port), (ports.control_port, remote.control_port))
             )
 
             self._outboxes = {channel: Outbox(channel, loop) for channel in (self._jobs, self._control)}
@@ -179,56 +169,21 @@ class Server:
                 if task is not stopped and not task.cancelled() and task.exception() is not None:
                     raise task.exception()  # type: ignore[misc]
 
-    def _open(
+    def _listen(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
-        port: int,
         keys: KeyPair,
+        port: int,
         remote_port: int,
         stack: contextlib.ExitStack,
     ) -> Channel:
-        """A socket that listens on this machine, and for other machines where that is switched on."""
-        socket = context.socket(zmq.ROUTER)
-        socket.linger = 200
-        socket.router_mandatory = True
-        socket.curve_server = True
-        socket.curve_secretkey = keys.secret
-        socket.zap_domain = DOMAIN
-        socket.maxmsgsize = self.settings.server.largest_message
-        socket.handshake_ivl = int(self.settings.server.handshake_timeout * 1000)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-        remote = self.settings.remote
-        try:
-            self._bind(socket, f"tcp://{ADDRESS}:{port or '*'}", port, "server")
-            endpoint = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
-            if remote.enabled:
-                self._bind(socket, remote_endpoint(remote, remote_port), remote_port, "remote")
-        except BaseException:
-            socket.close()
-            raise
+        socket, endpoint = sockets.listen(
+            context, keys, self.settings, port, remote_port, file=self.folders.config_file
+        )
         channel = Channel(socket, asyncio.get_running_loop())
         stack.callback(channel.close)
         self._endpoints[channel] = endpoint
         return channel
-
-    def _bind(self, socket: zmq.Socket[bytes], endpoint: str, port: int, table: str) -> None:
-        socket.ipv6 = "[" in endpoint
-        try:
-            socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EADDRINUSE:
-                raise PortInUse(
-                    f"The port {port} is used by another program: set another one"
-                    f"{', or 0 to have a free one chosen' if table == 'server' else ''} ({self.folders.config_file}, "
-                    f"table [{table}]).",
-                    port=port,
-                ) from None
-            raise PortInUse(
-                f"{endpoint} cannot be listened on ({error}): set another address or port ({self.folders.config_file}, "
-                f"table [{table}]).",
-                port=port,
-            ) from None
 
     async def _serve_metrics(self, stack: contextlib.ExitStack) -> None:
         port = self.settings.metrics.port
@@ -237,12 +192,12 @@ class Server:
         try:
             stack.callback((await self._metrics.serve(port)).close)
         except OSError as error:
-            raise PortInUse(
+            raise sockets.PortInUse(
                 f"The port {port} cannot be listened on ({error.strerror}): set another one ({self.folders.config_file}, "
                 "table [metrics]).",
                 port=port,
             ) from None
-        log.info("metrics: http://%s:%d/metrics", ADDRESS, port)
+        log.info("metrics: http://%s:%d/metrics", sockets.ADDRESS, port)
 
     def _publish_connection(self, server_keys: KeyPair, client_keys: KeyPair) -> Path:
         return connection.write_connection(
@@ -278,64 +233,68 @@ class Server:
 
     async def _serve_control(self) -> None:
         while True:
-            for frames in await self._control.receive():
-                received = self._decode(frames, messages.CONTROL)
-                answer = received.refusal
-                if received.message is not None:
-                    try:
-                        answer = self._answering.answer(received.message, received.caller)
-                    except (DiskFull, sqlite3.Error) as error:
-                        answer = error_body(error)
-                self._reply(self._control, received, answer)
-            await asyncio.sleep(0)
+            # One at a time: ZeroMQ takes from each peer in turn, so that nobody's ping waits for all that another asks.
+            for frames in await self._control.receive(1):
+                await self._answer_one(self._control, self._decode(frames, messages.CONTROL))
 
     async def _serve_jobs(self) -> None:
         while True:
             group = [self._decode(frames, messages.JOBS) for frames in await self._jobs.receive()]
             submissions = [item for item in group if isinstance(item.message, messages.Submission)]
-            # A file system that hangs holds up submissions, never the control socket.
-            problems = await asyncio.to_thread(self._check_named, submissions) if submissions else {}
-            answers: list[dict[str, Any]] = []
-            accepted: list[StoredJob] = []
-            begun: StoredJob | None = None
-            try:
-                with self._store.transaction():
-                    for item in group:
-                        answer = item.refusal
-                        if item.message is not None and not isinstance(item.message, SLOW):
-                            problem = problems.get(id(item.message))
-                            answer = (
-                                error_body(problem)
-                                if problem is not None
-                                else self._answering.answer(
-                                    item.message,
-                                    item.caller,
-                                    identity=item.identity,
-                                    request=item.request,
-                                    accepted=accepted,
-                                )
-                            )
-                        answers.append(answer)
-                    for job in accepted:
-                        self._scheduler.add(job)
-                    # In the same commit: an editor that asks an idle daemon waits for the disk once less.
-                    begun = self._scheduler.begin() if accepted else None
-            except (DiskFull, sqlite3.Error) as error:
-                for job in accepted:
-                    self._scheduler.withdraw(job)
-                begun = None
-                answers = [error_body(error) if item.message is not None else item.refusal for item in group]
-            for item, answer in zip(group, answers, strict=True):
+            if submissions:
+                await self._take_submissions(submissions)
+            for item in group:
                 if isinstance(item.message, messages.Batch):
                     self._in_background(self._answer_later(item, self._batches.accept(item.message, item.caller.name)))
                 elif isinstance(item.message, messages.Transfer):
                     self._transfer(item, item.message)
-                else:
-                    self._reply(self._jobs, item, answer)
-            if begun is not None:
-                self._scheduler.hand_over(begun)
-            self._scheduler.dispatch()
+                elif not isinstance(item.message, messages.Submission):
+                    await self._answer_one(self._jobs, item)
             await asyncio.sleep(0)
+
+    async def _answer_one(self, channel: Channel, received: _Received) -> None:
+        """Answer what makes no job, and let everybody else have a turn: a list may be long."""
+        answer = received.refusal
+        if received.message is not None:
+            try:
+                answer = self._answering.answer(
+                    received.message, received.caller, identity=received.identity, request=received.request
+                )
+            except (DiskFull, sqlite3.Error) as error:
+                answer = error_body(error)
+        self._reply(channel, received, answer)
+        await asyncio.sleep(0)
+
+    async def _take_submissions(self, group: list[_Received]) -> None:
+        """Store jobs in one commit, and only then acknowledge them."""
+        # A file system that hangs holds up submissions, never the control socket.
+        problems = await asyncio.to_thread(self._check_named, group)
+        answers: list[dict[str, Any]] = []
+        accepted: list[StoredJob] = []
+        begun: list[StoredJob] = []
+        try:
+            with self._store.transaction():
+                for item in group:
+                    assert item.message is not None
+                    problem = problems.get(id(item.message))
+                    answers.append(
+                        self._answering.answer(item.message, item.caller, accepted=accepted)
+                        if problem is None
+                        else error_body(problem)
+                    )
+                for job in accepted:
+                    self._scheduler.add(job)
+                # In the same commit: an editor that asks an idle daemon waits for the disk once less.
+                begun = self._scheduler.begin() if accepted else []
+        except (DiskFull, sqlite3.Error) as error:
+            for job in accepted:
+                self._scheduler.withdraw(job)
+            begun, answers = [], [error_body(error)] * len(group)
+        # The worker is told first: it works while the answers go out.
+        self._scheduler.hand_over(begun)
+        for item, answer in zip(group, answers, strict=True):
+            self._reply(self._jobs, item, answer)
+        self._scheduler.dispatch()
 
     async def _answer_later(self, item: _Received, work: Coroutine[Any, Any, dict[str, Any]]) -> None:
         """What takes a while is answered when it is done; everybody else is served meanwhile."""
@@ -412,12 +371,6 @@ class Server:
         self._outboxes[channel].send(
             [received.identity, messages.VERSION_FRAME, received.request, messages.pack(answer)]
         )
-
-
-def remote_endpoint(remote: RemoteSettings, port: int) -> str:
-    """Where other machines are listened to."""
-    address = "0.0.0.0" if remote.address == "*" else remote.address
-    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
 
 
 def serve(settings: Settings, folders: Folders) -> None:

@@ -6,15 +6,10 @@ acknowledged, an attempt before it is dispatched, an end before anybody hears of
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,192 +18,12 @@ from vatt_client import messages
 from vatt_client.replies import CANCELLED, DONE, ENDED, FAILED, QUEUED, RUNNING
 from vatt_client.transfers import UPLOAD
 
-from vatt_core.errors import BadRequest, DiskFull, ForbiddenPath, VattError
+from vatt_core.errors import BadRequest
+from vatt_daemon.schema import committed, open_database
+from vatt_daemon.stored_job import COLUMNS, StoredJob, fingerprint, to_job
 
 LARGEST_RECOVERIES = 10
 """A job under way at that many deaths of the daemon itself is not tried again: it may be what kills it."""
-
-CHECKED_AT_START = 256 << 20
-"""Bytes up to which the database's pages are checked when it is opened; larger ones take seconds (`vatt doctor` does)."""
-
-_MIGRATIONS = (
-    """
-CREATE TABLE jobs (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    client TEXT NOT NULL,
-    idempotency_key TEXT NOT NULL,
-    fingerprint BLOB NOT NULL,
-    kind TEXT NOT NULL,
-    priority TEXT NOT NULL,
-    state TEXT NOT NULL,
-    attempt INTEGER NOT NULL DEFAULT 0,
-    recoveries INTEGER NOT NULL DEFAULT 0,
-    instance TEXT,
-    seed INTEGER NOT NULL,
-    request BLOB NOT NULL,
-    result BLOB,
-    error BLOB,
-    created REAL NOT NULL,
-    started REAL,
-    finished REAL,
-    expires REAL,
-    UNIQUE (client, idempotency_key)
-);
-CREATE INDEX jobs_by_state ON jobs (state, sequence);
-CREATE TABLE history (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-    at REAL NOT NULL,
-    state TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    note TEXT NOT NULL DEFAULT ''
-);
-CREATE INDEX history_by_job ON history (job, sequence);
-""",
-    """
-CREATE INDEX jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL;
-""",
-    """
-ALTER TABLE jobs ADD COLUMN batch TEXT;
-ALTER TABLE jobs ADD COLUMN position INTEGER;
-CREATE INDEX jobs_by_batch ON jobs (batch, position) WHERE batch IS NOT NULL;
-CREATE INDEX jobs_by_fingerprint ON jobs (fingerprint);
-""",
-)
-"""Step N brings a database of version N to N + 1. Steps are only ever added: databases of every version are out there."""
-
-VERSION = len(_MIGRATIONS)
-
-
-@dataclass(frozen=True)
-class StoredJob:
-    """A row of the store. Times are seconds since 1970; `expires` is when its deadline ends. An item of a batch names
-    the batch, which is a job too, and its own position in it."""
-
-    id: str
-    client: str
-    kind: str
-    priority: str
-    state: str
-    attempt: int
-    seed: int
-    request: dict[str, Any]
-    result: dict[str, Any] | None
-    error: dict[str, Any] | None
-    created: float
-    started: float | None
-    finished: float | None
-    expires: float | None
-    sequence: int
-    batch: str | None = None
-    position: int | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.state in ENDED
-
-    def to_wire(self, *, short: bool = False) -> dict[str, Any]:
-        """The map that `get` answers; `short` leaves out the request and the result, as `list` does."""
-        body: dict[str, Any] = {
-            "id": self.id,
-            "kind": self.kind,
-            "state": self.state,
-            "priority": self.priority,
-            "attempt": self.attempt,
-            "created": self.created,
-            "started": self.started,
-            "finished": self.finished,
-            "seed": self.seed,
-            "error": self.error,
-            "batch": self.batch,
-            "position": self.position,
-            "client": self.client,
-        }
-        if not short:
-            body |= {"request": self.request, "result": self.result}
-        return body
-
-
-COLUMNS = (
-    "id, client, kind, priority, state, attempt, seed, request, result, error, created, started, finished, "
-    "expires, sequence, batch, position"
-)
-
-
-def to_job(row: Sequence[Any]) -> StoredJob:
-    """A row with the COLUMNS."""
-    values = list(row)
-    for place in (7, 8, 9):
-        values[place] = None if values[place] is None else msgpack.unpackb(values[place])
-    return StoredJob(*values)
-
-
-def fingerprint(message: messages.Submission | messages.Batch) -> bytes:
-    """What must be equal for two submissions to be the same: everything except the key and the time left."""
-    body = message.to_wire()
-    body.pop("idempotency_key", None)
-    body.pop("deadline", None)
-    return hashlib.sha256(msgpack.packb(sorted(body.items()))).digest()
-
-
-def _apply(database: sqlite3.Connection, step: int) -> None:
-    for statement in _MIGRATIONS[step].split(";\n"):
-        if statement.strip():
-            database.execute(statement)
-    database.execute(f"PRAGMA user_version = {step + 1}")
-
-
-def _create(file: Path) -> None:
-    """A new database, complete before it has its name: an empty file there is always damage, never a beginning."""
-    if file.with_name(f"{file.name}-wal").exists():
-        raise _unusable(file, "only its log is left, the database itself is gone")
-    part = file.with_name(f".{file.name}.part")  # the lock of the single instance keeps it ours
-    for rest in (part, part.with_name(f"{part.name}-journal")):
-        rest.unlink(missing_ok=True)
-    try:
-        database = sqlite3.connect(part, isolation_level=None)
-        try:
-            database.execute("BEGIN")
-            for step in range(VERSION):
-                _apply(database, step)
-            database.execute("COMMIT")
-        finally:
-            database.close()
-        os.chmod(part, 0o600)
-        os.replace(part, file)
-    except sqlite3.OperationalError as error:
-        if _is_full(error):
-            raise DiskFull(f"There is no space for the job database {file}: free some.", path=str(file)) from error
-        raise ForbiddenPath(
-            f"The job database {file} cannot be created ({error}): change the rights of its folder, or set VATT_HOME.",
-            path=str(file),
-        ) from error
-    finally:
-        for rest in (part, part.with_name(f"{part.name}-journal")):
-            rest.unlink(missing_ok=True)
-
-
-def _back_up(database: sqlite3.Connection, copy: Path) -> None:
-    """Keep the database as it was before a migration, beside it."""
-    part = copy.with_name(f".{copy.name}.part")
-    part.unlink(missing_ok=True)
-    with contextlib.closing(sqlite3.connect(part)) as target:
-        database.backup(target)
-    os.chmod(part, 0o600)
-    os.replace(part, copy)
-
-
-def _unusable(file: Path, reason: str) -> VattError:
-    return VattError(
-        f"The job database {file} cannot be used ({reason}). Restore it from a backup, or move it away (with its -wal "
-        "and -shm files) to begin with an empty one.",
-        path=str(file),
-    )
-
-
-def _is_full(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
 class Store:
@@ -223,47 +38,7 @@ class Store:
         self.file = file
         self.instance = instance
         self._depth = 0
-        if not file.exists():
-            _create(file)
-        elif file.stat().st_size == 0:
-            raise _unusable(file, "it is empty")  # a new one appears complete or not at all
-        try:
-            self._db = sqlite3.connect(file, isolation_level=None, timeout=5.0)
-        except sqlite3.DatabaseError as error:
-            raise _unusable(file, str(error)) from error
-        try:
-            version = self._version()  # before anything is changed in a file that may be somebody else's
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._migrate(version)
-            if file.stat().st_size <= CHECKED_AT_START:
-                found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if found != "ok":
-                    raise _unusable(file, str(found))
-        except BaseException as error:
-            self._db.close()
-            if isinstance(error, sqlite3.DatabaseError):
-                raise _unusable(file, str(error)) from error
-            raise
-
-    def _version(self) -> int:
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
-            raise VattError(
-                f"The job database {self.file} is of version {version}, this program knows {VERSION}: update VATT.",
-                path=str(self.file),
-            )
-        if version < 1:
-            raise _unusable(self.file, "it belongs to another program")
-        return version
-
-    def _migrate(self, version: int) -> None:
-        if version < VERSION:
-            _back_up(self._db, self.file.with_name(f"{self.file.name}.version-{version}"))
-        for step in range(version, VERSION):
-            with self.transaction():
-                _apply(self._db, step)
+        self._db = open_database(file)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -271,24 +46,12 @@ class Store:
         if self._depth:
             yield
             return
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with committed(self._db, self.file):
             self._depth += 1
             try:
                 yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
             finally:
                 self._depth -= 1
-        except sqlite3.OperationalError as error:
-            if _is_full(error):
-                raise DiskFull(
-                    f"There is no space left for the job database {self.file}: free some.", path=str(self.file)
-                ) from error
-            raise
 
     def submit(self, message: messages.Submission, *, client: str, seed: int) -> tuple[StoredJob, bool]:
         """Store a job; returns it and whether it was there already. Raises BadRequest: same key, other content."""

@@ -17,9 +17,10 @@ from vatt_client.transfers import DOWNLOAD
 from vatt_core.errors import NotFound
 from vatt_daemon.clients import Caller
 from vatt_daemon.places import Places, files_of
-from vatt_daemon.scheduler import UPKEEP
 from vatt_daemon.settings import Settings
-from vatt_daemon.store import Store, StoredJob
+from vatt_daemon.store import Store
+from vatt_daemon.stored_job import StoredJob
+from vatt_daemon.upkeep import UPKEEP
 from vatt_daemon.uploads import Uploads, identify
 
 log = logging.getLogger(__name__)

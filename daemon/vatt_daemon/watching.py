@@ -10,7 +10,7 @@ from typing import Any
 from vatt_client import messages
 from vatt_client.replies import ENDED
 
-from vatt_daemon.channel import RETRY, Channel, Delivery
+from vatt_daemon.channel import AT_ONCE, RETRY, Channel, Delivery
 
 LARGEST_WATCHES = 10_000
 LARGEST_OWED = 10_000
@@ -50,7 +50,7 @@ class Watchers:
         self._watches: dict[_Key, _Watch] = {}
         self._by_job: dict[str, set[_Key]] = {}
         self._of_all: set[_Key] = set()
-        self._behind: set[_Key] = set()
+        self._behind: dict[_Key, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class Watchers:
         if watch is None:
             return False
         self._of_all.discard(key)
-        self._behind.discard(key)
+        self._behind.pop(key, None)
         for job in watch.jobs or ():
             self._forget(job, key)
         return True
@@ -127,7 +127,7 @@ class Watchers:
         delivery = Delivery.FULL if watch.owed else self._send(watch, data)
         if delivery is Delivery.FULL:
             watch.owed[job] = None
-            self._behind.add(key)
+            self._behind[key] = None
             self._later()
         if delivery is Delivery.GONE or len(watch.owed) > LARGEST_OWED:
             self.remove(*key)
@@ -139,32 +139,46 @@ class Watchers:
         if watch.jobs is not None and not watch.jobs and not watch.owed:
             self.remove(*key)
 
-    def _later(self) -> None:
+    def _later(self, delay: float = RETRY) -> None:
         if self._timer is None:
-            self._timer = self._loop.call_later(RETRY, self._retry)
+            self._timer = self._loop.call_later(delay, self._retry)
 
     def _retry(self) -> None:
-        """Send what is owed: each job as it is by now."""
+        """Send some of what is owed, each job as it is by now. Who was tried goes to the end of the line."""
         self._timer = None
+        left = AT_ONCE
+        deaf: set[bytes] = set()
         for key in list(self._behind):
-            self._catch_up(key, self._watches[key])
+            if not left:
+                break
+            if key[0] not in deaf:
+                del self._behind[key]
+                self._behind[key] = None
+                left = self._catch_up(key, left, deaf)
         if self._behind:
-            self._later()
+            self._later(RETRY if left else 0.0)
 
-    def _catch_up(self, key: _Key, watch: _Watch) -> None:
-        while watch.owed:
+    def _catch_up(self, key: _Key, left: int, deaf: set[bytes]) -> int:
+        """Send one watch what it is owed, at most `left` states; how many others may still get. Peers that take nothing are
+        added to `deaf`."""
+        watch = self._watches[key]
+        while watch.owed and left:
             job = next(iter(watch.owed))
             body = self._look_up(job)
             if body is not None:
                 delivery = self._send(watch, messages.pack({"type": "event", "event": "state", "job": body}))
                 if delivery is Delivery.FULL:
-                    return
+                    deaf.add(watch.identity)
+                    return left
                 if delivery is Delivery.GONE:
                     self.remove(*key)
-                    return
+                    return left
+            left -= 1
             del watch.owed[job]
-        self._behind.discard(key)
-        self._end_if_done(key, watch)
+        if not watch.owed:
+            self._behind.pop(key, None)
+            self._end_if_done(key, watch)
+        return left
 
     def close(self) -> None:
         if self._timer is not None:

@@ -166,8 +166,9 @@ class Asking:
 
     async def _pause(self, link: Link, end: float, name: str) -> None:
         left = end - time.monotonic()
-        if left > 0:
-            await self._waiter.wait(link, min(left, TICK))
+        if left > 0 and await self._waiter.wait(link, min(left, TICK)):
+            link.check_connection()
+            return
         link.check_alive()
         if left <= 0:
             raise errors.DaemonTimeout(f"The daemon did not answer '{name}' in time. See 'vatt daemon status'.")

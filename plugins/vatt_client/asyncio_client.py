@@ -55,14 +55,14 @@ class Looping:
                 future.set_result(None)
         return True
 
-    async def wait(self, link: Link, seconds: float) -> None:
+    async def wait(self, link: Link, seconds: float) -> bool:
         if link not in self._waiting:
             # Another task has found the daemon lost, and closed what led to it.
             raise errors.DaemonLost("The connection was closed.")
         # The descriptors signal edges, which a send may swallow: look before waiting.
         if self._look(link):
             await asyncio.sleep(0)
-            return
+            return True
         future = asyncio.get_running_loop().create_future()
         self._waiting[link].add(future)
         try:
@@ -70,6 +70,7 @@ class Looping:
                 await asyncio.wait_for(future, min(seconds, POLLING) if self._polls else seconds)
         finally:
             self._waiting.get(link, set()).discard(future)
+        return future.done() and not future.cancelled()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -24,19 +24,22 @@ S = TypeVar("S", bound=messages.Submission)
 class Blocking:
     """Waits by blocking the thread, so that a coroutine over it never suspends."""
 
+    def __init__(self) -> None:
+        self._pollers: dict[Link, zmq.Poller] = {}
+
     def attach(self, link: Link) -> None:
-        pass
+        poller = self._pollers[link] = zmq.Poller()
+        poller.register(link.socket, zmq.POLLIN)
+        poller.register(link.monitor, zmq.POLLIN)
 
     def detach(self, link: Link) -> None:
-        pass
+        self._pollers.pop(link, None)
 
-    async def wait(self, link: Link, seconds: float) -> None:
-        if not link.receive():
-            poller = zmq.Poller()
-            poller.register(link.socket, zmq.POLLIN)
-            poller.register(link.monitor, zmq.POLLIN)
-            poller.poll(int(max(0.0, seconds) * 1000))
-            link.receive()
+    async def wait(self, link: Link, seconds: float) -> bool:
+        if link.receive():
+            return True
+        self._pollers[link].poll(int(max(0.0, seconds) * 1000))
+        return link.receive()
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)

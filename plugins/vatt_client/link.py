@@ -102,7 +102,7 @@ class Link:
     def receive(self) -> bool:
         """Take in everything that has come, without waiting. Returns whether anything had."""
         known = self._ready, self._refused
-        while self.monitor.poll(0):
+        while int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             # Read by hand: zmq.utils.monitor imports asyncio, which takes longer than all the rest of the client.
             self._monitored(struct.unpack("=Hi", self.monitor.recv_multipart()[0])[0])
         something = known != (self._ready, self._refused)
@@ -134,9 +134,9 @@ class Link:
         elif event in _HANDSHAKE_FAILED:
             self._refused += 1
 
-    def check_alive(self) -> None:
-        """Raise DaemonLost when the daemon's process, or the connection to another machine, is gone; WrongKey when the daemon
-        refuses this client's key."""
+    def check_connection(self) -> None:
+        """Raise WrongKey when the daemon refuses this client's key, DaemonLost when the connection to another machine is
+        gone."""
         remote = self._connection.remote
         if self._refused >= CERTAINLY and not self._ready:
             raise errors.WrongKey(
@@ -152,7 +152,12 @@ class Link:
                 f"The connection to the daemon ({self._connection.control}) broke off. Jobs that it had accepted go on, and what "
                 "was sent of a file is kept."
             )
-        if not remote and not process_exists(self._connection.pid):
+
+    def check_alive(self) -> None:
+        """As `check_connection`, and raise DaemonLost when the process of the daemon on this machine is gone, which the system
+        is asked about."""
+        self.check_connection()
+        if not self._connection.remote and not process_exists(self._connection.pid):
             raise errors.DaemonLost(
                 "The daemon has ended. Jobs that it had accepted are kept; they go on after 'vatt daemon start'.",
                 pid=self._connection.pid,
@@ -174,8 +179,9 @@ class Waiter(Protocol):
     def detach(self, link: Link) -> None:
         """A link is about to be closed."""
 
-    async def wait(self, link: Link, seconds: float) -> None:
-        """Return when something has come on the link (it is received by then), or after so many seconds."""
+    async def wait(self, link: Link, seconds: float) -> bool:
+        """Return when something has come on the link (it is received by then), or after so many seconds. Whether something
+        had come."""
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""

@@ -175,17 +175,20 @@ class Session(Carrying):
                     )
                 if now - heard > RECONCILE and waiting is not None:
                     return
-                await self._waiter.wait(link, TICK if end is None else min(TICK, end - now))
-                await self._heartbeat(link)
+                came = await self._waiter.wait(link, TICK if end is None else min(TICK, end - now))
+                await self._heartbeat(link, heard=came)
         finally:
             link.forget(identity)
             if (waiting is None or waiting) and link in self._links.values():
                 with contextlib.suppress(errors.ClientError, zmq.ZMQError):
                     await self.ask(messages.Unwatch(watch=identity.hex()), timeout=1.0)
 
-    async def _heartbeat(self, link: Link) -> None:
-        """Ping now and then; raise DaemonLost when the daemon is gone or stays silent."""
-        link.check_alive()
+    async def _heartbeat(self, link: Link, *, heard: bool) -> None:
+        """Ping now and then; raise DaemonLost when the daemon is gone or stays silent. heard: something has just come."""
+        if heard:
+            link.check_connection()
+        else:
+            link.check_alive()
         now = time.monotonic()
         if now - self._last_ping < HEARTBEAT:
             return

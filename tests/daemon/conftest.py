@@ -17,6 +17,8 @@ import pytest
 from vatt_client import Client, connection, messages
 from vatt_client.errors import DaemonNotRunning, DaemonTimeout
 
+from tests.daemon.afar import Afar
+
 HERE = Path(__file__).parent
 
 
@@ -169,3 +171,25 @@ def guest(shared: Home) -> Iterator[Client]:
             found.cancel(job)
         for job in open_jobs:
             found.wait(job)
+
+
+# ---- seen from another machine -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running(module_home: Any) -> Afar:
+    afar = Afar(module_home)
+    module_home.start()
+    return afar
+
+
+@pytest.fixture(scope="module")
+def editor(running: Afar) -> Path:
+    """The connection file of a client that is let in."""
+    return running.add("editor")
+
+
+@pytest.fixture
+def far(editor: Path) -> Iterator[Client]:
+    with Client(connection_file=editor) as client:
+        yield client

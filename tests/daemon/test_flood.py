@@ -264,6 +264,25 @@ def test_a_long_queue_is_acknowledged_kept_and_small(home: Any, jobs: int) -> No
         assert client.get(blocker).state in ("queued", "running")
 
 
+@pytest.mark.parametrize("jobs", [40, pytest.param(2000, marks=pytest.mark.soak)])
+def test_an_editor_behind_many_batch_jobs_waits_for_the_one_that_runs_and_no_other(home: Any, jobs: int) -> None:
+    home.start()
+    with home.client() as client:
+        blocker = client.submit(home.generate("slow 100000", priority="batch"))
+        home.until(home.runs)
+        for _ in range(jobs):
+            client.submit(home.generate("slow 1", priority="batch"))
+        client.cancel(blocker)
+        urgent = [client.run(home.generate(f"urgent {number}")) for number in range(10)]
+        assert {job.state for job in urgent} == {"done"} and client.status().queued > 0
+        batch = [job for job in client.list(limit=jobs + 100) if job.priority == "batch" and job.started]
+    # By the daemon's own clock: none begins while somebody waits.
+    for job in urgent:
+        assert not [other for other in batch if job.created < other.started < job.started]
+    waits = [job.started - job.created for job in urgent]
+    print(f"\nbehind {jobs} batch jobs of 50 ms: longest wait {max(waits) * 1000:.0f} ms")
+
+
 def test_names_of_any_script_and_quotes_in_them_are_names(home: Any) -> None:
     home.start()
     clip = home.root / "Ünï 音 🎬 'quoted' \"twice\" ; $(touch x) .mp4"

@@ -102,8 +102,9 @@ def test_a_deadline_ends_a_job(shared: Any, guest: Client) -> None:
     assert job.error is not None and job.error["details"]["reason"] == "deadline"
 
 
-def test_one_key_is_one_execution(shared: Any, guest: Client) -> None:
-    keys = [str(uuid.uuid4()) for _ in range(3)]
+@pytest.mark.parametrize(("clients", "count"), [(4, 3), pytest.param(8, 50, marks=pytest.mark.soak)])
+def test_one_key_is_one_execution(shared: Any, guest: Client, clients: int, count: int) -> None:
+    keys = [str(uuid.uuid4()) for _ in range(count)]
     jobs: list[str] = []
 
     def submit_all() -> None:
@@ -111,14 +112,14 @@ def test_one_key_is_one_execution(shared: Any, guest: Client) -> None:
             jobs.extend(own.submit(shared.generate(f"key {number}", idempotency_key=key))
                         for number, key in enumerate(keys))  # fmt: skip
 
-    threads = [threading.Thread(target=submit_all) for _ in range(4)]
+    threads = [threading.Thread(target=submit_all) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(jobs) == 12 and len(set(jobs)) == 3
+    assert len(jobs) == clients * count and len(set(jobs)) == count
     assert all(guest.wait(job).state == "done" for job in set(jobs))
-    assert sorted(shared.runs()) == ["key 0", "key 1", "key 2"]
+    assert sorted(shared.runs()) == sorted(f"key {number}" for number in range(count))
     with pytest.raises(errors.BadRequest) as caught:
         guest.submit(shared.generate("something else", idempotency_key=keys[0]))
     assert caught.value.details["field"] == "idempotency_key"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zmq
 from vatt_client import messages
-from vatt_daemon.channel import Channel, Outbox
+from vatt_daemon.channel import AT_ONCE, Channel, Delivery, Outbox
 from vatt_daemon.watching import Watchers
 
 SMALL = 4096
@@ -137,6 +137,78 @@ def test_no_answer_is_lost_on_a_client_that_asks_more_than_it_reads(pair: Pair) 
         assert [answer["number"] for answer in await read(pair.slow, MANY)] == list(range(MANY))
         outbox.close()
         channel.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 100))
+
+
+class Peers:
+    """Stands in for a channel whose peers take nothing until they are let."""
+
+    def __init__(self) -> None:
+        self.deaf = True
+        self.sent: list[list[bytes]] = []
+        self.refused = 0
+
+    def send(self, frames: list[bytes]) -> Delivery:
+        if self.deaf:
+            self.refused += 1
+            return Delivery.FULL
+        self.sent.append(frames)
+        return Delivery.TAKEN
+
+
+async def most_in_a_turn(peers: Peers, count: int) -> int:
+    """Wait until so much was sent; the largest number of messages within one turn of the loop."""
+    most = 0
+    while len(peers.sent) < count:
+        before = len(peers.sent)
+        await asyncio.sleep(0)
+        most = max(most, len(peers.sent) - before)
+    return most
+
+
+def test_what_is_owed_goes_out_bit_by_bit_with_turns_of_others_in_between() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        peers: Any = Peers()
+        watchers = Watchers(peers, loop, lambda job: state(job)["job"])
+        for name in (b"slow", b"also slow"):
+            watchers.add(name, b"w", jobs=None, progress=True)
+        jobs = [f"job-{number}" for number in range(1000)]
+        for job in jobs:
+            watchers.publish(job, state(job))
+        peers.deaf = False
+        assert await most_in_a_turn(peers, 2000) <= AT_ONCE
+        told = [(frames[0], messages.unpack(frames[-1])["job"]["id"]) for frames in peers.sent]
+        for name in (b"slow", b"also slow"):
+            assert [job for peer, job in told if peer == name] == jobs
+        watchers.close()
+
+        peers.deaf, peers.sent = True, []
+        outbox = Outbox(peers, loop)
+        for number in range(1000):
+            outbox.send([b"slow", b"id", b"%d" % number])
+        peers.deaf = False
+        assert await most_in_a_turn(peers, 1000) <= AT_ONCE
+        assert [frames[-1] for frames in peers.sent] == [b"%d" % number for number in range(1000)]
+        outbox.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 100))
+
+
+def test_a_deaf_peer_is_tried_once_for_all_of_its_watches() -> None:
+    async def scenario() -> None:
+        peers: Any = Peers()
+        looked: list[str] = []
+        watchers = Watchers(peers, asyncio.get_running_loop(), lambda job: looked.append(job) or state(job)["job"])  # type: ignore[func-returns-value]
+        for number in range(500):
+            watchers.add(b"deaf", b"%d" % number, jobs={"a", "b"}, progress=True)
+        watchers.publish("a", state("a"))
+        assert peers.refused == 500 and not looked
+        while not looked:
+            await asyncio.sleep(0.01)
+        assert looked == ["a"] and peers.refused == 501
+        watchers.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 100))
 

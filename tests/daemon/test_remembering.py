@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 from vatt_daemon.shared import GenerateRequest, SharedPipeline, SuggestRequest
 
 from vatt_core import pipeline as core
@@ -90,3 +92,16 @@ def test_a_second_take_of_a_clip_is_the_same_and_computes_only_the_sound(
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(Worked):
         fresh(model, tmp_path / "cache").suggest(SuggestRequest(path=clip, seed=1, count=1))
+
+
+def test_what_comes_from_the_cache_lies_in_memory_like_what_was_just_computed(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    """Matrix products round by where their operands begin: one bit of difference would make another take now and then."""
+    worker, cache = fresh(model, tmp_path / "cache"), Cache(tmp_path / "cache", limit=64 << 20)
+    for rows in range(1, 60):
+        values = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
+        cache.put(f"{rows:064x}", save({"features": values}))
+        found = worker._tensors(f"{rows:064x}")
+        assert found is not None and torch.equal(found["features"], values)
+        assert found["features"].data_ptr() % 64 == 0

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from vatt_client import messages
-from vatt_daemon import store as stores
+from vatt_daemon import schema
 from vatt_daemon.store import Store
 
 from vatt_core.errors import VattError
@@ -25,7 +25,7 @@ def submission(number: int = 0, **options: Any) -> messages.Generate:
 def test_a_database_of_an_older_version_is_brought_up_and_kept_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite"
     old = sqlite3.connect(file)
-    old.executescript(stores._MIGRATIONS[0])
+    old.executescript(schema.MIGRATIONS[0])
     old.execute("INSERT INTO jobs (id, client, idempotency_key, fingerprint, kind, priority, state, seed, request, created)"
                 " VALUES ('a', 'local', 'k', x'00', 'generate', 'batch', 'queued', 1, x'80', 1.0)")  # fmt: skip
     old.execute("PRAGMA user_version = 1")
@@ -52,7 +52,7 @@ def foreign(file: Path) -> None:
 def newer(file: Path) -> None:
     Store(file, instance="x").close()
     database = sqlite3.connect(file)
-    database.execute(f"PRAGMA user_version = {stores.VERSION + 1}")
+    database.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     database.close()
 
 

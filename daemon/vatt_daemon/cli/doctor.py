@@ -25,8 +25,8 @@ from vatt_core.weights import find_model, list_models, model_hash
 from vatt_daemon.cli.output import print_json
 from vatt_daemon.clients import NamedClients
 from vatt_daemon.keys import check_private
+from vatt_daemon.schema import VERSION
 from vatt_daemon.settings import folders, load_settings
-from vatt_daemon.store import VERSION
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
