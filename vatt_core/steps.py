@@ -18,10 +18,15 @@ from vatt_core.model.text import decode_answer, encode_caption_prompt, encode_pr
 from vatt_core.requests import Suggestion
 from vatt_core.timing import Timing
 from vatt_core.weights import find_model
-from vatt_core.wording import different
+from vatt_core.wording import clauses, different, meaning, repeats_itself, usual_length
 from vatt_core.work import Stop
 
 CANDIDATES_PER_CAPTION = 8
+LIKELIEST = 3
+"""Captions at least among which the best one is chosen."""
+WORD_REWARD = 0.5
+"""What a word that matters adds to a caption's log-likelihood when captions are put in order. A text is the less likely the
+more it says; without this the best caption would be the one that leaves most out."""
 
 
 class Steps:
@@ -65,10 +70,11 @@ class Steps:
     @torch.no_grad()
     def caption(self, features: Tensor, *, count: int, seed: int, temperature: float | None = None) -> list[Suggestion]:
         """Different captions of one clip, features [1, F, D], best first. Fewer than `count` when the model has no more
-        to say than that."""
+        to say than that. score: log-likelihood of the text, plus WORD_REWARD for each word that matters."""
         prompt = encode_caption_prompt(self.model.tokenizer, self.config.converter)
         longest = self.config.converter.max_caption_tokens
         found: dict[str, float] = {}
+        texts: list[str] = []
         # Bolder and bolder until there are enough different ones.
         for round_number, boldness in enumerate((1.0, 1.5, 2.2)):
             settings = SamplingSettings(
@@ -90,10 +96,16 @@ class Steps:
                     # Of the whole text, its end included: a mean per token would favour long repetitions.
                     score = one.mean_log_likelihood * (len(one.ids) + 1)
                     found[text] = max(found.get(text, -np.inf), score)
-            ranked = different(sorted(found.items(), key=lambda item: -item[1]))
+                    texts.append(text)
+            sound = {text: score for text, score in found.items() if not repeats_itself(text)} or found
+            usual = usual_length(texts)
+            ranked = different(sorted(sound.items(), key=lambda item: (len(clauses(item[0])) != usual, -item[1])))
             if len(ranked) >= count:
                 break
-        return [Suggestion(text, score) for text, score in ranked[:count]]
+        # The likeliest are all worth saying; of those, the one that says most is of most use.
+        likeliest = ranked[: max(count, LIKELIEST)]
+        told = [Suggestion(text, score + WORD_REWARD * len(meaning(text))) for text, score in likeliest]
+        return sorted(told, key=lambda one: -one.score)[:count]
 
     @torch.no_grad()
     def condition(self, features: Tensor, prompts: Sequence[str]) -> list[Condition]:

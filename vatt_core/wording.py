@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 ALIKE = 0.8
 """Share of their words that two captions have in common to count as one."""
 
+SHORT_ENOUGH = 0.4
+"""Share of the drawn texts whose clauses are as few as a caption's, or fewer."""
+
 _LITTLE_WORDS = frozenset(
     (
         "a",
@@ -51,6 +54,34 @@ def _stem(word: str) -> str:
             doubled = ending in ("ing", "ed") and stem[-1] == stem[-2] and stem[-1] not in "lsz"
             return stem[:-1] if doubled else stem
     return word
+
+
+_BETWEEN_CLAUSES = re.compile(r"\bwhile\b|\bthen\b|[,;]")
+
+
+def clauses(text: str) -> list[frozenset[str]]:
+    """What each clause of a text says, see :func:`meaning`: "a dog barks, then rain falls" has two."""
+    return [said for said in map(meaning, _BETWEEN_CLAUSES.split(text)) if said]
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether a clause of a text says nearly nothing that another has not said."""
+    said = clauses(text)
+    return any(
+        len(one & other) >= ALIKE * min(len(one), len(other))
+        for index, one in enumerate(said)
+        for other in said[:index]
+    )
+
+
+def usual_length(drawn: Sequence[str]) -> int:
+    """How many clauses a text shall have, of texts that were drawn: so many that two in five have no more.
+
+    The likeliest single text of a draw tends to be a shorter one: what says more can be said in more ways, each of them
+    less likely. More than what is on the screen is the worse mistake, so half is not asked for.
+    """
+    counts = sorted(len(clauses(text)) for text in drawn)
+    return counts[int(SHORT_ENOUGH * len(counts))] if counts else 0
 
 
 def different(ranked: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
