@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 ALIKE = 0.8
 """Share of their words that two captions have in common to count as one."""
 
-SHORT_ENOUGH = 0.4
+SHORT_ENOUGH = 0.25
 """Share of the drawn texts whose clauses are as few as a caption's, or fewer."""
 
 _LITTLE_WORDS = frozenset(
@@ -75,10 +75,10 @@ def repeats_itself(text: str) -> bool:
 
 
 def usual_length(drawn: Sequence[str]) -> int:
-    """How many clauses a text shall have, of texts that were drawn: so many that two in five have no more.
+    """How many clauses a text shall have, of texts that were drawn: so many that a quarter of them have no more.
 
     The likeliest single text of a draw tends to be a shorter one: what says more can be said in more ways, each of them
-    less likely. More than what is on the screen is the worse mistake, so half is not asked for.
+    less likely. More than what is on the screen is the worse mistake: a quarter is enough to stay with less.
     """
     counts = sorted(len(clauses(text)) for text in drawn)
     return counts[int(SHORT_ENOUGH * len(counts))] if counts else 0
