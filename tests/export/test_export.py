@@ -158,6 +158,22 @@ def test_fcp7_xml_is_read_by_the_adapter_and_written_again(tmp_path: Path, takes
         }  # fmt: skip
 
 
+def melt(folder: Path, rendered: Path, *settings: str) -> None:
+    """Render `folder`/out/scene.mlt. melt itself now and then hangs instead of ending (seen once in some twenty runs), so it
+    gets three tries; what it leaves is what counts."""
+    command = ["melt", str(folder / "out" / "scene.mlt"), "-consumer", f"avformat:{rendered}", *settings, "real_time=0"]
+    for last in (False, False, True):
+        try:
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False,
+                                 env={"PATH": "/usr/bin:/bin", "HOME": str(folder)})  # fmt: skip
+        except subprocess.TimeoutExpired:
+            if last:
+                raise
+        else:
+            assert ran.returncode == 0, ran.stderr
+            return
+
+
 @pytest.mark.skipif(shutil.which("melt") is None, reason="needs melt (apt install melt)")
 @pytest.mark.parametrize("rate", [None, Fraction(30_000, 1001)])
 def test_melt_renders_the_project_and_the_sound_starts_where_it_should(
@@ -165,12 +181,7 @@ def test_melt_renders_the_project_and_the_sound_starts_where_it_should(
 ) -> None:
     write_export(collect_takes(takes), tmp_path / "out", ExportOptions(name="scene", rate=rate))
     rendered = tmp_path / "mix.wav"
-    ran = subprocess.run(
-        ["melt", str(tmp_path / "out" / "scene.mlt"), "-consumer", f"avformat:{rendered}", "vn=1", "acodec=pcm_s16le",
-         f"ar={RATE}", "ac=2", "real_time=0"],
-        capture_output=True, text=True, timeout=120, check=False, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    melt(tmp_path, rendered, "vn=1", "acodec=pcm_s16le", f"ar={RATE}", "ac=2")
     heard = np.abs(soundfile.read(rendered, always_2d=True)[0]).max(axis=1)
     loud = np.flatnonzero(heard > 0.2)
     begins = [int(loud[0]), *(int(b) for a, b in itertools.pairwise(loud) if b - a > RATE // 10)]
@@ -191,12 +202,7 @@ def test_melt_shows_the_pictures_of_the_used_range(tmp_path: Path, takes: list[P
 
     write_export(collect_takes(takes), tmp_path / "out", ExportOptions(name="scene"))
     rendered = tmp_path / "film.mkv"
-    ran = subprocess.run(
-        ["melt", str(tmp_path / "out" / "scene.mlt"), "-consumer", f"avformat:{rendered}", "vcodec=ffv1", "an=1",
-         "real_time=0"],
-        capture_output=True, text=True, timeout=120, check=False, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    melt(tmp_path, rendered, "vcodec=ffv1", "an=1")
     info = probe(rendered)
     frames = read_frames(rendered, TimeMap.identity(0, info.duration), rate=info.frame_rate)
     numbers = [read_number(frame) for frame in frames]
