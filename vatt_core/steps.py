@@ -97,9 +97,9 @@ class Steps:
                     score = one.mean_log_likelihood * (len(one.ids) + 1)
                     found[text] = max(found.get(text, -np.inf), score)
                     texts.append(text)
-            sound = {text: score for text, score in found.items() if not repeats_itself(text)} or found
+            candidates = {text: score for text, score in found.items() if not repeats_itself(text)} or found
             usual = usual_length(texts)
-            ranked = different(sorted(sound.items(), key=lambda item: (len(clauses(item[0])) != usual, -item[1])))
+            ranked = different(sorted(candidates.items(), key=lambda item: (len(clauses(item[0])) != usual, -item[1])))
             if len(ranked) >= count:
                 break
         # The likeliest are all worth saying; of those, the one that says most is of most use.
