@@ -9,8 +9,9 @@ import sys
 from typing import Any
 
 from vatt_core.errors import VattError
+from vatt_daemon.folders import folders
 from vatt_daemon.logs import prepare_logging
-from vatt_daemon.settings import LogSettings, folders, load_settings
+from vatt_daemon.settings import LogSettings, load_settings
 
 
 def run(flags: dict[str, Any] | None = None) -> int:

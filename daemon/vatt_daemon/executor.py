@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from vatt_client import fields, messages
 
+from vatt_daemon.folders import Folders
 from vatt_daemon.process import WorkerProcess
-from vatt_daemon.settings import Folders, Settings
+from vatt_daemon.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from vatt_client import Client, connection
 from vatt_client.errors import ClientError, DaemonNotRunning, DaemonTimeout
 
 from vatt_core.errors import ForbiddenPath, VattError
+from vatt_daemon.folders import folders
 from vatt_daemon.lock import AlreadyRunning, SingleInstance
-from vatt_daemon.settings import folders
 
 START_LIMIT = 30.0
 """Seconds that a daemon may take until it answers; it takes well under one."""

@@ -15,7 +15,8 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-from vatt_daemon.settings import Folders, LogSettings
+from vatt_daemon.folders import Folders
+from vatt_daemon.settings import LogSettings
 
 LARGEST = 2 << 20
 """Bytes of one log file, of which there are five."""

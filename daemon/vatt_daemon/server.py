@@ -31,13 +31,14 @@ from vatt_daemon.batches import Batches
 from vatt_daemon.channel import Channel, Outbox
 from vatt_daemon.clients import Caller, Callers, NamedClients
 from vatt_daemon.executor import Executor, LocalExecutor
+from vatt_daemon.folders import Folders
 from vatt_daemon.keys import Gatekeeper, KeyPair, load_key_pair
 from vatt_daemon.lock import SingleInstance
 from vatt_daemon.logs import about
 from vatt_daemon.metrics import Metrics
 from vatt_daemon.places import Places
 from vatt_daemon.scheduler import Scheduler
-from vatt_daemon.settings import Folders, Settings
+from vatt_daemon.settings import Settings
 from vatt_daemon.stored_job import StoredJob
 from vatt_daemon.transfers import Transfers
 from vatt_daemon.watching import Watchers

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from vatt_daemon.settings import Settings, folders, load_settings
+from vatt_daemon.folders import folders
+from vatt_daemon.settings import Settings, load_settings
 
 from vatt_core.errors import BadRequest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from vatt_daemon.settings import folders
+from vatt_daemon.folders import folders
 from vatt_installers import commands
 from vatt_installers.commands import CommandFailed, Ran
 from vatt_installers.launchd import Launchd

@@ -17,8 +17,9 @@ from vatt_client.connection import own_file
 
 import vatt_core
 from vatt_core.errors import VattError
+from vatt_daemon.folders import Folders, folders
 from vatt_daemon.logs import BEFORE_DETAIL
-from vatt_daemon.settings import Folders, folders, given_settings
+from vatt_daemon.settings import given_settings
 
 TAIL = 256 << 10
 """Bytes of each log, from its end."""

@@ -13,8 +13,9 @@ from vatt_client import connection
 from vatt_core.errors import BadRequest, ForbiddenPath
 from vatt_daemon.cli.output import print_json, print_table
 from vatt_daemon.clients import NamedClients, connection_for
+from vatt_daemon.folders import folders
 from vatt_daemon.keys import load_key_pair
-from vatt_daemon.settings import folders, load_settings
+from vatt_daemon.settings import load_settings
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Which other machines may use this daemon."

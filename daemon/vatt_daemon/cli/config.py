@@ -16,7 +16,8 @@ import typer
 
 from vatt_core.errors import BadRequest, NotFound
 from vatt_daemon.cli.output import print_json
-from vatt_daemon.settings import Settings, folders, given_settings, load_settings
+from vatt_daemon.folders import folders
+from vatt_daemon.settings import Settings, given_settings, load_settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Settings: show, path, edit, validate.")
 

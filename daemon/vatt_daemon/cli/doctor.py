@@ -24,9 +24,10 @@ from vatt_core.errors import VattError
 from vatt_core.weights import find_model, list_models, model_hash
 from vatt_daemon.cli.output import print_json
 from vatt_daemon.clients import NamedClients
+from vatt_daemon.folders import folders
 from vatt_daemon.keys import check_private
 from vatt_daemon.schema import VERSION
-from vatt_daemon.settings import folders, load_settings
+from vatt_daemon.settings import load_settings
 
 app = typer.Typer(pretty_exceptions_enable=False)
 

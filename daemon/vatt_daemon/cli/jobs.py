@@ -24,8 +24,9 @@ from vatt_core.requests import PRESETS
 from vatt_core.wording import avoiding
 from vatt_daemon import guard, launch
 from vatt_daemon.cli.output import print_json, print_table, progress_display
+from vatt_daemon.folders import folders
 from vatt_daemon.places import INPUTS
-from vatt_daemon.settings import folders, load_settings
+from vatt_daemon.settings import load_settings
 
 Clip = Annotated[str, typer.Argument(metavar="CLIP", help="The video file.")]
 Begin = Annotated[str | None, typer.Option("--in", metavar="SECONDS", help="Begin of the range, e.g. 2.5 or 75/30.")]

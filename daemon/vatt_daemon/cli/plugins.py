@@ -12,7 +12,7 @@ import typer
 from vatt_installers import blender, resolve
 
 from vatt_core.errors import ForbiddenPath, NotFound
-from vatt_daemon.settings import folders
+from vatt_daemon.folders import folders
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Put the plugins where editors look for them."

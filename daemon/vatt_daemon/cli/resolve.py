@@ -13,7 +13,7 @@ from vatt_client import Client, connection, errors
 
 from vatt_core.errors import VattError
 from vatt_daemon import launch
-from vatt_daemon.settings import folders
+from vatt_daemon.folders import folders
 
 if TYPE_CHECKING:
     from vatt_resolve.desk import Desk

@@ -12,7 +12,8 @@ from vatt_installers.service import Program, ServiceManager, manager_for, progra
 from vatt_core.errors import ForbiddenPath
 from vatt_daemon import launch
 from vatt_daemon.cli.output import print_json, print_table
-from vatt_daemon.settings import folders, load_settings
+from vatt_daemon.folders import folders
+from vatt_daemon.settings import load_settings
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Start the daemon and the watched folders at log-in."

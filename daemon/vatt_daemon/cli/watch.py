@@ -20,8 +20,9 @@ from vatt_core.errors import BadRequest, ForbiddenPath, InputNotVisible, NotFoun
 from vatt_daemon import launch
 from vatt_daemon.cli.jobs import loudness_of
 from vatt_daemon.cli.output import print_json, print_table
+from vatt_daemon.folders import folders
 from vatt_daemon.lock import AlreadyRunning, SingleInstance
-from vatt_daemon.settings import folders, load_settings
+from vatt_daemon.settings import load_settings
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Folders whose new clips get captions and soundtracks."
