@@ -361,6 +361,7 @@ class NanoTraining:
             name,
             self.codes(),
             self.features(),
+            torch.from_numpy(self.clips.levels()),
             self.clips.scenes,
             self.timing,
             transformer,
