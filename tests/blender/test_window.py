@@ -150,7 +150,7 @@ def window(nano: Any, film: Path, tmp_path: Path) -> Iterator[Window]:
             subprocess.run(["mount", "--bind", str(source), str(inside)], check=True)
             mounted.append(inside)
         environment = {
-            "PATH": "/usr/bin:/bin", "HOME": str(shared), "DISPLAY": DISPLAY, "LIBGL_ALWAYS_SOFTWARE": "1",
+            "PATH": "/usr/bin:/bin:/usr/sbin", "HOME": str(shared), "DISPLAY": DISPLAY, "LIBGL_ALWAYS_SOFTWARE": "1",
             "VATT_HOME": str(home), "VATT_TEST_SHARED": str(shared),
         }  # fmt: skip
         install = ["--background", "--command", "extension", "install-file", "-r", "user_default", "--enable"]

@@ -37,11 +37,12 @@ def prepare() -> None:
     with bpy.context.temp_override(window=window, area=area, region=region):
         bpy.ops.sequencer.view_all()
 
-    turn, copied = 0, (0, "")
+    name, turn, copied = scene.name, 0, (0, "")
 
     def tell() -> float:
         nonlocal turn, copied
         turn += 1
+        scene = bpy.data.scenes[name]  # a step back makes it anew
         manager = bpy.context.window_manager
         if manager.clipboard.startswith("bpy.ops."):
             copied = (copied[0] + 1, manager.clipboard)
