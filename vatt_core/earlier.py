@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from vatt_core.media.spool import Held
 from vatt_core.media.time_map import TimeMap
 from vatt_core.media.waves import read_sound
 from vatt_core.requests import GenerateRequest
-from vatt_core.sidecar import read_sidecar, request_from_sidecar
+from vatt_core.sidecar import read_sidecar, request_from_sidecar, sidecar_beside
 from vatt_core.timing import Timing
 
 Codes = NDArray[np.int64]
@@ -29,14 +29,16 @@ _MOST_CODES = 1 << 26
 class EarlierTake:
     """sound: its samples, exactly. codes: [K, T], None for a sound that no model of ours has made (or that was changed
     since): then they are found from the sound. lag: seconds from its first sample back to its first code frame. gain: the
-    factor from the model's wave to its samples. starts: its begin on the new timeline, seconds. faded: seconds at either
-    end that are faded. said: the wording of the earlier request (prompt, prompts, negative_prompt, negative_prompts, cuts).
+    factor from the model's wave to its samples. ceiling: dBTP under which it was kept, None where it was kept under none.
+    starts: its begin on the new timeline, seconds. faded: seconds at either end that are faded. said: the wording of the
+    earlier request (prompt, prompts, negative_prompt, negative_prompts, cuts).
     """
 
     sound: Held
     codes: Codes | None
     lag: Fraction = Fraction(0)
     gain: float = 1.0
+    ceiling: float | None = None
     starts: Fraction = Fraction(0)
     faded: Fraction = Fraction(0)
     said: dict[str, Any] = field(default_factory=dict)
@@ -66,13 +68,13 @@ def unpack_codes(packed: Any, timing: Timing) -> Codes | None:
 
 
 def load_earlier(
-    request: GenerateRequest, time_map: TimeMap, timing: Timing, *, clip: Path, model_hash: str, fade: float
+    request: GenerateRequest, time_map: TimeMap, timing: Timing, *, clip: Path, model_hash: str
 ) -> EarlierTake:
     """The take named by `request.base`, placed on the timeline of `time_map`.
 
     base: a side-car, or a sound file; of the latter, the side-car beside it counts where it belongs to it. model_hash:
-    codes of other weights are not used. Raises BadRequest for a take of another length, rate or place, and what reading
-    a side-car and a sound raises.
+    codes of other weights are not used. Raises BadRequest for a take of another length, rate or place or of more bits, and
+    what reading a side-car and a sound raises.
     """
     assert request.base is not None
     path = request.base
@@ -82,10 +84,7 @@ def load_earlier(
         if not wav.is_file():
             raise InputNotVisible(f"The sound {wav} of this take is gone. Name another take.", path=str(wav))
     else:
-        wav, sidecar = path, {}
-        beside = path.with_suffix(".json")
-        if beside.is_file():
-            sidecar = read_sidecar(beside)
+        wav, sidecar = path, sidecar_beside(path)
     rate, wave = read_sound(wav)
     if rate != request.sample_rate:
         raise BadRequest(
@@ -103,21 +102,37 @@ def load_earlier(
             "clip, or leave region and vary out to extend it.",
             field="base",
         )
-    said = _wording(sidecar, path) if sidecar and starts == 0 else {}
-    if not sidecar or sidecar.get("wav_sha256") != content_hash(wav) or sidecar["model"].get("hash") != model_hash:
-        return EarlierTake(sound, None, starts=starts, said=said)
+    if not sidecar:
+        return EarlierTake(sound, None)
+    made = request_from_sidecar(sidecar, path.parent)
+    if made.bits > request.bits:
+        raise BadRequest(
+            f"{wav.name} has {made.bits} bits, {request.bits} are asked for, and what is kept has to stay as it is: ask "
+            f"for {made.bits}.",
+            field="bits",
+        )
     try:
         lag, gain = Fraction(sidecar.get("lag", 0)), float(sidecar.get("gain", 1.0))
+        ceiling = sidecar.get("ceiling", made.ceiling)
+        ceiling = None if ceiling is None else float(ceiling)
     except (TypeError, ValueError, ZeroDivisionError):
+        if path == wav:
+            return EarlierTake(sound, None, starts=starts)
         raise BadRequest(f"The side-car {path} is damaged. Name the sound file instead.", field="base") from None
+    faded = Fraction(0 if made.loop else made.fade) / 1000
+    # Where the clip goes on beyond the take there may be more shots, unless each of them has words of its own.
+    in_shots = same_length or (starts == 0 and bool(made.prompts or made.negative_prompts))
+    said = _wording(made, in_shots=in_shots)
+    take = EarlierTake(sound, None, ceiling=ceiling, starts=starts, faded=faded, said=said)
+    if sidecar.get("wav_sha256") != content_hash(wav) or sidecar["model"].get("hash") != model_hash:
+        return take
     codes = unpack_codes(sidecar.get("codes"), timing)
-    return EarlierTake(sound, codes, lag, gain if codes is not None else 1.0, starts, Fraction(fade) / 1000, said)
+    return take if codes is None else replace(take, codes=codes, lag=lag, gain=gain)
 
 
-def _wording(sidecar: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What an earlier take was made from, in the request's own fields."""
-    earlier = request_from_sidecar(sidecar, path.parent)
-    names = ("prompt", "prompts", "negative_prompt", "negative_prompts", "cuts")
+def _wording(earlier: GenerateRequest, *, in_shots: bool) -> dict[str, Any]:
+    """What an earlier take was made from, in the request's own fields. in_shots: also its shots and what belongs to each."""
+    names = ("prompt", "negative_prompt", *(("prompts", "negative_prompts", "cuts") if in_shots else ()))
     return {name: getattr(earlier, name) for name in names}
 
 

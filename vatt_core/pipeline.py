@@ -168,9 +168,10 @@ class Pipeline(Seeing):
             given = getattr(request, name)
             if given and len(given) != count:
                 places = ", ".join(f"{float(cut):.2f} s" for cut in clip.cuts) or "nowhere"
+                told = "negative prompts" if name == "negative_prompts" else "prompts"
                 raise BadRequest(
-                    f"The clip has {count} shot{'s' if count > 1 else ''} (cuts: {places}), but {len(given)} {name} are "
-                    "given: give one per shot, or say where the cuts are.",
+                    f"The clip has {count} shot{'s' if count > 1 else ''} (cuts: {places}), and the number of {told} is "
+                    f"{len(given)}: give one per shot, or say where the cuts are.",
                     field=name,
                 )
         prompts: Sequence[str] = request.prompts or ([request.prompt] * count if request.prompt else [])
@@ -217,9 +218,7 @@ class Pipeline(Seeing):
             region_frames(request.region, time_map.duration, self.timing)
         if request.base is None:
             return None, None
-        earlier = load_earlier(
-            request, time_map, self.timing, clip=info.path, model_hash=self.model_hash, fade=request.fade
-        )
+        earlier = load_earlier(request, time_map, self.timing, clip=info.path, model_hash=self.model_hash)
         codes = earlier.codes
         if codes is None:
             wave = resample(earlier.sound.wave, earlier.sound.sample_rate, self.timing.sample_rate)
@@ -247,7 +246,13 @@ class Pipeline(Seeing):
                 first, last = region_frames((start, end), clip.duration + laid.lag, self.timing)
             share = 1.0 if request.vary is None else request.vary
             chosen[:, first:last] = varied(self.timing.codebooks, last - first, share, request.vary_by)
-        elif not bool((codes == mask).any()) and not request.loop:
+        elif not bool((codes == mask).any()) and not (request.loop and len(clip.shots) == 1):
+            if request.loop:
+                raise BadRequest(
+                    "The clip has cuts, and a loop is joined within one shot: say that there are none (cuts 'off'), with "
+                    "one prompt for all.",
+                    field="loop",
+                )
             raise BadRequest(
                 "The earlier take is as long as the clip: say what shall be made anew (region, vary or loop).",
                 field="base",
@@ -330,19 +335,20 @@ class Pipeline(Seeing):
         work: Work,
     ) -> tuple[Tensor, list[float | None]]:
         """Each take shifted to where it fits the motion best, what comes free filled anew; as it was where that is no
-        better."""
+        better. A loop is turned, so that nothing comes free and its ends still meet."""
+        ring = request.loop and len(clip.shots) == 1
         step_seconds = float(1 / self.timing.code_rate)
 
         def curve(own: Tensor) -> NDArray[np.float64]:
             with Spool(self.timing.sample_rate) as raw:
-                self._render(own, clip, raw, work, loop=False)
+                self._render(own, clip, raw, work, loop=request.loop)
                 return scoring.sound_curve(raw)
 
         before = [curve(own) for own in codes]
         shifts = [round(scoring.best_shift(own, motion) / step_seconds) for own in before]
         tried = torch.stack(
             [
-                shift_codes(own, clip.shots, by, self.timing.mask) if by else own
+                torch.roll(own, by, dims=1) if ring else shift_codes(own, clip.shots, by, self.timing.mask)
                 for own, by in zip(codes, shifts, strict=True)
             ]
         )

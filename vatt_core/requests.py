@@ -129,6 +129,13 @@ class GenerateRequest(ClipRequest):
             raise BadRequest("The prompt of a shot is empty: say what shall be heard in each.", field="prompts")
         self._check_base()
 
+    @property
+    def ceiling(self) -> float | None:
+        """dBTP that no peak exceeds; None where the level is left as the model made it."""
+        if self.peak is not None:
+            return self.peak
+        return None if self.loudness is None else self.true_peak
+
     def _check_base(self) -> None:
         if self.region is not None:
             start, end = self.region

@@ -1,9 +1,9 @@
 """How good a take is, told without ears: does it sound when something moves, is it likely, is it loud, is it silent?
 
 Scores of a take: `agreement`, correlation (-1…1) of what begins to sound with what moves abruptly in the picture;
-`likelihood`, the model's mean log-likelihood per code; `silence`, the share of the time that is quieter than -60 dBFS;
-`peak`, the true peak in dBTP; `caption`, agreement with the words (-1…1) where a CLAP model is installed; `nudge`, seconds
-by which the take was shifted. None: not known. Imports no torch.
+`likelihood`, the model's mean log-likelihood per code; `silence`, the share of the time that is quieter than -60 dBFS
+before the level is set; `peak`, the true peak in dBTP; `caption`, agreement with the words (-1…1) where a CLAP model is
+installed; `nudge`, seconds by which the take was shifted. None: not known. Imports no torch.
 """
 
 from __future__ import annotations

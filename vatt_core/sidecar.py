@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -114,7 +115,40 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise BadRequest(
             f"{path} was written by another version of this program ({sidecar['version']}, known is {SIDECAR_VERSION})."
         )
+    damaged = [name for name, whole in _whole(sidecar).items() if not whole]
+    if damaged:
+        raise BadRequest(
+            f"The side-car {path} is damaged ({', '.join(damaged)}). Make the take anew, or name another one."
+        )
     return sidecar
+
+
+def _whole(sidecar: dict[str, Any]) -> dict[str, bool]:
+    """Whether each part is of its kind. What older side-cars lack is none of them."""
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    clip, scores, onsets = sidecar["clip"], sidecar.get("scores") or {}, sidecar.get("onsets", [])
+    return {
+        "wav": isinstance(sidecar.get("wav"), str) and Path(sidecar["wav"]).name != "",
+        "clip": isinstance(clip, dict) and isinstance(clip.get("path"), str) and isinstance(clip.get("time_map"), list),
+        "model": isinstance(sidecar["model"], dict),
+        "request": isinstance(sidecar["request"], dict),
+        "scores": isinstance(scores, dict) and all(value is None or number(value) for value in scores.values()),
+        "onsets": isinstance(onsets, list) and all(map(number, onsets)),
+    }
+
+
+def sidecar_beside(sound: Path) -> dict[str, Any]:
+    """The side-car that lies beside a sound; empty where there is none, or a file that is no whole side-car."""
+    beside = sound.with_suffix(".json")
+    if beside.is_file():
+        with contextlib.suppress(BadRequest):
+            sidecar = read_sidecar(beside)
+            request_from_sidecar(sidecar, beside.parent)
+            return sidecar
+    return {}
 
 
 def request_from_sidecar(sidecar: dict[str, Any], output: Path, *, clip: Path | None = None) -> GenerateRequest:

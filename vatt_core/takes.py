@@ -102,16 +102,22 @@ class TakeWriter:
 
     def _levelling(self, sound: Sound, splice: Splice | None) -> Levelling:
         request = self.request
-        ceiling = 10 ** (request.true_peak / 20)
         if splice is not None and self.earlier is not None:
             # What is set into an old sound gets the level that the old one has.
-            return Levelling(self.earlier.gain, ceiling if request.loudness is not None else None)
+            ceiling = self._ceiling(splice)
+            return Levelling(self.earlier.gain, None if ceiling is None else 10 ** (ceiling / 20))
         if request.peak is not None:
             return peak_levelling(sound, request.peak)
         if request.loudness is None:
             return Levelling()
         settings = LoudnessSettings(target_lufs=request.loudness, true_peak_dbtp=request.true_peak)
         return loudness_levelling(sound, settings, channels=request.channels, folder=request.output)
+
+    def _ceiling(self, splice: Splice | None) -> float | None:
+        """dBTP that no peak of a take exceeds: that of the sound which it is set into, where there is one that says it."""
+        if splice is not None and self.earlier is not None and self.earlier.ceiling is not None:
+            return self.earlier.ceiling
+        return self.request.ceiling
 
     def _finished(self, sound: Sound, levelling: Levelling, take: Composed) -> Iterator[Wave]:
         """The samples of the file, in pieces."""
@@ -182,6 +188,7 @@ class TakeWriter:
             "scores": scores,
             "onsets": list(take.onsets),
             "gain": levelling.gain * levelling.scale,
+            "ceiling": self._ceiling(take.splice),
             "lag": str(take.lag),
             "codes": pack_codes(take.codes),
         }

@@ -17,6 +17,10 @@ from vatt_core.timing import Timing
 OVERLAP = Fraction(2)
 """Seconds that neighbouring windows share at least, and that a window between two others fills at least."""
 
+EDGE = Fraction(1)
+"""Seconds at the inner ends of the windows of the first pass that are left to those between them. A model begins a window as
+clips begin, without the last of what was heard before: kept, that would be a step at the seam."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -38,6 +42,7 @@ def plan_windows(
     lead_tokens: video tokens of each window that are taken by something else. Raises ValueError when hardly any is left.
     """
     length, shared = timing.video_tokens - lead_tokens, int(overlap * timing.video_token_rate)
+    edge = int(EDGE * timing.video_token_rate)
     if length < 2 * shared:
         raise ValueError(f"{length} video tokens are too few for windows that share {shared} of them")
     tokens = -int(-duration * timing.video_token_rate // 1)  # rounded up
@@ -47,11 +52,11 @@ def plan_windows(
     # Window `index` begins to be kept at borders[index].
     borders = [0]
     for index in range(1, steps + 1, 2):
-        left = starts[index - 1] + length
+        left = starts[index - 1] + length - edge
         if index == steps:
             borders.append(left)
             break
-        right = starts[index + 1]
+        right = starts[index + 1] + edge
         if right - left < shared:
             # The neighbours touch or overlap: what they decided there is dropped, or there would be a hard seam.
             left = (left + right - shared) // 2

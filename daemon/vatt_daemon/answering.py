@@ -145,6 +145,8 @@ class Answering:
             history = {"history": self._store.history(job.id)} if message.history else {}
             return {"job": self.describe(job) | history}
         if isinstance(message, messages.List):
+            if message.batch is not None and self.get(message.batch, caller).kind != messages.Batch.TYPE:
+                raise NotFound(f"Job '{message.batch}' is no batch: it has no items.", job=message.batch)
             jobs, following = self._store.page(
                 states=message.states,
                 limit=message.limit,

@@ -26,7 +26,7 @@ from vatt_client.replies import CANCELLED, DONE, ENDED, FAILED, BatchReport, Job
 
 from vatt_core.errors import DiskFull, ForbiddenPath, VattError
 from vatt_core.files import content_hash, fingerprint
-from vatt_core.media.atomic import write_bytes
+from vatt_core.media.atomic import write_bytes, writing_error
 from vatt_daemon import guard
 from vatt_daemon.batch_store import BatchStore, NewItem
 from vatt_daemon.logs import about
@@ -280,7 +280,10 @@ class Batches:
 
         def write() -> None:
             guard.check_output(str(file.parent), self._paths.output_roots)
-            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise writing_error(file.parent, error) from error
             text = json.dumps(BatchReport.from_jobs(job, items).to_dict(), ensure_ascii=False, indent=1)
             write_bytes(file, text.encode() + b"\n")
 

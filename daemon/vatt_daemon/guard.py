@@ -90,8 +90,11 @@ def check_manifest(text: str, roots: Sequence[str]) -> Path:
 def check_report(text: str, roots: Sequence[str]) -> Path:
     """The path of a report: its folder exists or can be made, and it is no folder itself."""
     path = _absolute(text, "report")
-    if path.is_dir():
-        raise ForbiddenPath(f"The report {path} is a folder: name a file in it.", path=text)
+    try:
+        if path.is_dir():
+            raise ForbiddenPath(f"The report {path} is a folder: name a file in it.", path=text)
+    except OSError as error:
+        raise ForbiddenPath(f"The report {path} cannot be reached ({error.strerror}).", path=text) from error
     return check_output(str(path.parent), roots) / path.name
 
 
@@ -108,7 +111,8 @@ def check_input(text: str, roots: Sequence[str], *, field: str = "path", kind: s
             f"The file {path} may not be read: change its permissions or those of its folder.", path=text
         ) from None
     except (OSError, RuntimeError) as error:
-        raise InputNotVisible(f"The file {path} cannot be reached ({error}).", path=text) from error
+        reason = getattr(error, "strerror", None) or error  # the whole error would name the path again
+        raise InputNotVisible(f"The file {path} cannot be reached ({reason}).", path=text) from error
     if not _inside(resolved, roots):
         raise ForbiddenPath(
             f"The file {path} lies outside the folders that the daemon may read (paths.input_roots).", path=text
@@ -134,7 +138,8 @@ def check_output(text: str, roots: Sequence[str]) -> Path:
             )
         existing = next(folder for folder in (resolved, *resolved.parents) if folder.exists())
     except (OSError, RuntimeError) as error:
-        raise ForbiddenPath(f"The output folder {path} cannot be reached ({error}).", path=text) from error
+        reason = getattr(error, "strerror", None) or error
+        raise ForbiddenPath(f"The output folder {path} cannot be reached ({reason}).", path=text) from error
     if not existing.is_dir():
         raise ForbiddenPath(
             f"The output folder {path} cannot be made: {existing} is a file. Choose another folder.", path=text

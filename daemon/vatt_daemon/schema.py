@@ -184,6 +184,8 @@ def _back_up(database: sqlite3.Connection, copy: Path) -> None:
 
 
 def unusable(file: Path, reason: str) -> VattError:
+    # On one line, though SQLite's findings take several: whoever started the daemon is shown the last one.
+    reason = " ".join(reason.split())
     return VattError(
         f"The job database {file} cannot be used ({reason}). Restore it from a backup, or move it away (with its -wal "
         "and -shm files) to begin with an empty one.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vatt_core.errors import BadRequest, InputNotVisible, NotFound
-from vatt_installers.commands import insist
+from vatt_installers.commands import CommandFailed, insist
 
 OLDEST = (4, 2)
 """The first Blender with extensions."""
@@ -98,7 +98,13 @@ def choose(files: list[Path]) -> Extension:
 
 def install_with(program: str, extension: Extension) -> None:
     """Have a Blender install and enable the extension. Raises CommandFailed."""
-    insist([program, "--command", "extension", "install-file", "--repo", REPOSITORY, "--enable", str(extension.file)])
+    command = [program, "--command", "extension", "install-file", "--repo", REPOSITORY, "--enable", str(extension.file)]
+    try:
+        insist(command)
+    except CommandFailed as error:
+        raise CommandFailed(
+            f"{error.message} Name another Blender with --program, or its folder of extensions with --path."
+        ) from None
 
 
 def install_into(folder: Path, extension: Extension) -> Path:

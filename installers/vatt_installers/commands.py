@@ -24,15 +24,13 @@ class Ran:
 
 
 def run(command: Sequence[str], *, timeout: float = 60.0) -> Ran:
-    """Run a program. Raises CommandFailed when there is none of that name, or it does not end."""
+    """Run a program. Raises CommandFailed when it cannot be run, or does not end."""
     try:
         done = subprocess.run(
             list(command), capture_output=True, text=True, errors="replace", timeout=timeout, check=False
         )
-    except FileNotFoundError:
-        raise CommandFailed(
-            f"There is no program '{command[0]}' here: install the service by hand, see docs."
-        ) from None
+    except OSError as error:
+        raise CommandFailed(f"The program '{command[0]}' cannot be run here ({error.strerror}).") from None
     except subprocess.TimeoutExpired:
         raise CommandFailed(f"'{' '.join(command)}' did not end within {timeout:g} s.") from None
     return Ran(done.returncode, (done.stdout + done.stderr).strip())

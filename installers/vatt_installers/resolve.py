@@ -31,6 +31,9 @@ MENU = "VATT"
 CATEGORY = "Utility"
 """Scripts of this category are offered on every page."""
 
+SETTINGS = "vatt_resolve.json"
+"""Beside the library: what `configuration` says."""
+
 _MARK = "# A menu entry of VATT, written by 'vatt plugins install resolve'."
 _SCRIPT = """\
 {mark}
@@ -67,13 +70,14 @@ def render(action: str, library: Path) -> str:
     return _SCRIPT.format(mark=_MARK, folder=str(library), module=module, action=action)
 
 
-def configuration(library: Path, *, home: str | None, python: str) -> dict[str, Any]:
-    """What the scripts read: how VATT is started, and where proxies go."""
+def configuration(scripts: Path, library: Path, *, home: str | None, python: str) -> dict[str, Any]:
+    """What the scripts read: how VATT is started, and where proxies go. And for the next installation, where they are."""
     environment = {"VATT_HOME": str(Path(home).expanduser().absolute())} if home else {}
     return {
         "command": [python, "-m", "vatt_daemon.cli"],
         "environment": environment,
         "proxies": str(library / "proxies"),
+        "scripts": str(scripts),
     }
 
 
@@ -84,13 +88,14 @@ def install(scripts: Path, library: Path, *, home: str | None, python: str | Non
     """
     source = _package()
     target = library / "vatt_resolve"
-    remove_stale(scripts)
+    for folder in {scripts, *_installed_in(library)}:
+        remove_stale(folder)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in _IN_RESOLVE:
         write_bytes(target / f"{name}.py", (source / f"{name}.py").read_bytes())
-    settings = configuration(library, home=home, python=python or sys.executable)
-    write_bytes(library / "vatt_resolve.json", (json.dumps(settings, indent=1) + "\n").encode())
+    settings = configuration(scripts, library, home=home, python=python or sys.executable)
+    write_bytes(library / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
     menu = scripts / CATEGORY / MENU
     menu.mkdir(parents=True, exist_ok=True)
     return [write_bytes(menu / f"{name}.py", render(action, library).encode()) for name, action in ENTRIES.items()]
@@ -126,15 +131,23 @@ def remove_stale(scripts: Path) -> list[Path]:
     return gone
 
 
+def _installed_in(library: Path) -> list[Path]:
+    """The scripts folder of the last installation, which may have been named by the user."""
+    try:
+        return [Path(json.loads((library / SETTINGS).read_text("utf-8"))["scripts"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def _remove_empty(folder: Path) -> None:
     if folder.name == MENU and not any(folder.iterdir()):
         folder.rmdir()
 
 
 def uninstall(scripts: Path, library: Path) -> bool:
-    """Remove everything that `install` wrote. False: nothing was there."""
+    """Remove everything that `install` wrote, wherever the menu entries went. False: nothing was there."""
     there = library.is_dir()
-    gone = remove_stale(scripts)
+    gone = [file for folder in {scripts, *_installed_in(library)} for file in remove_stale(folder)]
     shutil.rmtree(library, ignore_errors=True)
     return bool(gone) or there
 
@@ -155,7 +168,7 @@ def problems(scripts: Path, library: Path) -> Mapping[str, str]:
     for file in wanted.keys() - set(found):
         wrong[f"{file} is missing"] = again
     try:
-        settings = json.loads((library / "vatt_resolve.json").read_text("utf-8"))
+        settings = json.loads((library / SETTINGS).read_text("utf-8"))
         if not Path(settings["command"][0]).exists():
             wrong[f"the scripts start {settings['command'][0]}, which is gone"] = again
     except (OSError, ValueError, KeyError, IndexError):

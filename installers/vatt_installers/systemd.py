@@ -58,11 +58,21 @@ class Systemd(ServiceManager):
         )
 
     def install(self, programs: list[Program]) -> None:
+        new = [self.file(program) for program in programs if not self.file(program).exists()]
         for program in programs:
             self.file(program).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self.file(program), self.render(program).encode())
         units = [self.unit(program) for program in programs]
-        insist(_systemctl("daemon-reload"))
+        try:
+            insist(_systemctl("daemon-reload"))
+        except CommandFailed as error:
+            # No systemd has taken these units up, so none could remove them.
+            for file in new:
+                file.unlink()
+            raise CommandFailed(
+                f"{error.message} Where no systemd runs for this user, start 'vatt daemon run' and 'vatt watch run' at "
+                "log-in by your own means."
+            ) from None
         run(_systemctl("reset-failed", *units))
         insist(_systemctl("enable", *units))
         insist(_systemctl("restart", *units))

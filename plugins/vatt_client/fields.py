@@ -20,6 +20,7 @@ from typing import Any
 from vatt_client.errors import BadRequest
 
 _FRACTION = re.compile(r"-?\d{1,15}(/\d{1,12}|\.\d{1,12})?")
+_HEXADECIMAL = re.compile(r"([0-9A-Fa-f]{2})*")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -55,7 +56,8 @@ class Rule:
             checked = _CHECKS[self.kind](self, name, value)
         except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise _refusal(name, f"cannot be read as {self.kind}", self) from error
-        if self.choices and checked not in self.choices:
+        named = checked if isinstance(checked, tuple) else (checked,)
+        if self.choices and any(item not in self.choices for item in named):
             raise _refusal(name, f"must be one of {', '.join(map(str, self.choices))}", self)
         return checked
 
@@ -194,6 +196,12 @@ def _check_texts(rule: Rule, name: str, value: Any) -> tuple[str, ...]:
     return tuple(_check_text(each, f"{name}[{number}]", item) for number, item in enumerate(value))
 
 
+def _check_hexadecimal(rule: Rule, name: str, value: Any) -> str:
+    if not isinstance(value, str) or not _HEXADECIMAL.fullmatch(value):
+        raise _refusal(name, "must be hexadecimal digits, two for each byte", rule)
+    return str(_within(rule, name, value, len(value)))
+
+
 def _check_bytes(rule: Rule, name: str, value: Any) -> bytes:
     if not isinstance(value, bytes):
         raise _refusal(name, "must be bytes", rule)
@@ -226,6 +234,7 @@ _CHECKS = {
     "time": _check_time,
     "time map": _check_time_map,
     "identifiers": _check_identifiers,
+    "hexadecimal": _check_hexadecimal,
     "bytes": _check_bytes,
     "texts": _check_texts,
     "times": _check_times,
@@ -252,6 +261,10 @@ def identifier(explanation: str, *, default: Any = ...) -> Any:
     return _field(Rule("identifier", explanation), default)
 
 
+def hexadecimal(explanation: str, *, default: Any = ..., shortest: int, longest: int) -> Any:
+    return _field(Rule("hexadecimal", explanation, shortest, longest, "digits"), default)
+
+
 def data(explanation: str, *, default: Any = ..., shortest: int, longest: int) -> Any:
     return _field(Rule("bytes", explanation, shortest, longest, "bytes"), default)
 
@@ -271,6 +284,10 @@ def times(explanation: str, *, default: Any = ..., shortest: int = 0, longest: i
 def choice(explanation: str, *choices: Any, default: Any = ...) -> Any:
     kind = "text" if all(isinstance(item, str) for item in choices) else "integer"
     return _field(Rule(kind, explanation, choices=choices), default)
+
+
+def some_of(explanation: str, *choices: str, default: Any = ..., longest: int) -> Any:
+    return _field(Rule("identifiers", explanation, 0, longest, choices=choices), default)
 
 
 def integer(explanation: str, *, minimum: int, maximum: int, default: Any = ..., unit: str = "") -> Any:
@@ -327,7 +344,9 @@ def check_fields(name: str, known: Mapping[str, Any], body: Mapping[Any, Any]) -
     for key in body:
         if not isinstance(key, str) or key not in known:
             shown = str(key)[:64]
-            raise BadRequest(f"A '{name}' message has no field '{shown}'. It has: {', '.join(known)}.", field=shown)
+            raise BadRequest(
+                f"A '{name}' message has no field '{shown}'. It has: {', '.join(known) or 'none'}.", field=shown
+            )
     for key, (_, default) in known.items():
         if default is ... and key not in body:
             raise BadRequest(f"The '{name}' message lacks the field '{key}'.", field=key)

@@ -27,6 +27,7 @@ from vatt_client.protocol import (
     VERSION_FRAME,
     Message,
 )
+from vatt_client.replies import STATES
 from vatt_client.submissions import ITEM_ALIASES, Batch, Generate, Submission, Suggest, named
 from vatt_client.transfers import Chunk, Fetch, Finish, Transfer, Upload
 
@@ -145,7 +146,7 @@ class List(Message):
     SOCKETS = (JOBS, CONTROL)
     ANSWER = "jobs (list of maps), next (cursor of the next page or none)"
 
-    states: tuple[str, ...] = fields.identifiers("only these states; empty: all", default=(), longest=8)
+    states: tuple[str, ...] = fields.some_of("only these states; empty: all", *STATES, default=(), longest=8)
     limit: int = fields.integer("length of a page", minimum=1, maximum=1000, default=100)
     before: int | None = fields.integer(
         "cursor: 'next' of the page before", minimum=0, maximum=LARGEST_CURSOR, default=None
@@ -187,7 +188,7 @@ class Unwatch(Message):
     SOCKETS = (JOBS,)
     ANSWER = "watch"
 
-    watch: str = fields.text("request id of the watch, in hexadecimal digits", shortest=2, longest=128)
+    watch: str = fields.hexadecimal("request id of the watch", shortest=2, longest=128)
 
 
 REQUESTS: dict[str, type[Message]] = {
@@ -237,7 +238,9 @@ def _unpack(data: bytes, largest_map: int, largest_list: int) -> Any:
             data, raw=False, strict_map_key=True, max_map_len=largest_map, max_array_len=largest_list, max_ext_len=0
         )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise BadRequest(f"The message is no valid msgpack of the allowed size: {error}.") from error
+        # Some of msgpack's errors say nothing but what they are.
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise BadRequest(f"The message is no valid msgpack of the allowed size: {reason}.") from error
 
 
 def encode(message: Message, identity: bytes, *, largest: int = LARGEST_MESSAGE) -> list[bytes]:

@@ -125,11 +125,11 @@ class Generate(Submission):
     reference: str | None = fields.text(
         "absolute path of a sound that the takes shall continue, or an upload", default=None, shortest=1
     )
-    preset: str | None = fields.identifier(
-        "draft (a third of the steps) or final; what is given beside it wins", default=None
+    preset: str | None = fields.choice(
+        "draft: a third of the steps; what is given beside it wins", "draft", "final", default=None
     )
-    guidance_schedule: str | None = fields.identifier(
-        "constant, rising or falling over the steps; none: the model's own", default=None
+    guidance_schedule: str | None = fields.choice(
+        "how the guidance goes over the steps; none: the model's own", "constant", "rising", "falling", default=None
     )
     nudge: bool = fields.flag("shift each take by up to 0.5 s to where it fits the motion best", default=False)
     rank: bool = fields.flag("best take first; otherwise in the order of their seeds", default=True)
@@ -205,6 +205,12 @@ class Batch(Message):
     def check_together(self) -> None:
         if bool(self.items) == (self.manifest is not None):
             raise BadRequest("Give either 'items', at least one, or 'manifest'.", field="items")
+        # What would spoil every item is refused at once, not ten thousand times.
+        known = fields.rules(Generate)
+        for name, value in named(self.defaults).items():
+            if name not in known or name in _NOT_OF_AN_ITEM:
+                raise BadRequest(f"'{name}' is no field of an item, and so no default.", field=f"defaults.{name}"[:64])
+            known[name][0].check(f"defaults.{name}", value)
 
     def item(self, body: Mapping[str, Any]) -> Generate:
         """The request of one item. Raises BadRequest with the field's name."""

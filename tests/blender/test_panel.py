@@ -65,6 +65,10 @@ def test_range_is_the_preview_range_or_the_selected_markers(drawn: Any) -> None:
     assert drawn["ranges"] == [None, [12, 33], [15, 20]]
 
 
+def test_folder_that_cannot_be_made_is_told(drawn: Any, numbered: Callable[[str], Path]) -> None:
+    assert str(numbered("24") / "sounds") in drawn["no folder"] and "Errno" not in drawn["no folder"]
+
+
 def test_sequencer_without_a_scene(drawn: Any, blender: Any) -> None:
     if blender.version < (5, 0):
         pytest.skip("until 5.0 the sequencer always shows the window's scene")

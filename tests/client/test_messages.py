@@ -18,10 +18,10 @@ def sample(rule: Rule) -> Any:
         "text": "some words", "identifier": "an-identifier", "flag": True, "time": Fraction(1001, 30000),
         "time map": ((Fraction(0), Fraction(1)), (Fraction(7, 3), Fraction(1, 2))), "identifiers": ("one", "two"),
         "texts": ("some words", "others"), "times": (Fraction(1, 3), Fraction(2)),
-        "map": {"path": "/clip", "in": "1/2"}, "maps": ({"path": "/clip"}, {}),
+        "map": {"takes": 2, "in": "1/2"}, "maps": ({"path": "/clip"}, {}), "hexadecimal": "6a31",
     }  # fmt: skip
     if rule.choices:
-        return rule.choices[-1]
+        return rule.choices[-1:] if rule.kind == "identifiers" else rule.choices[-1]
     if rule.kind == "bytes":
         return bytes(int(rule.minimum or 0))
     if rule.kind in ("integer", "number"):
@@ -111,6 +111,27 @@ def test_messages_are_frozen_and_checked_when_made() -> None:
 def test_what_is_no_map_of_sane_size_is_a_bad_request(data: bytes) -> None:
     with pytest.raises(errors.BadRequest):
         messages.unpack(data)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"type": "list", "states": ["done", "finished"]}, "states"),
+        ({"type": "unwatch", "watch": "zz"}, "watch"),
+        ({"type": "unwatch", "watch": "abc"}, "watch"),
+        ({"type": "generate", "path": "/clip", "output": "/out", "preset": "wild"}, "preset"),
+        ({"type": "generate", "path": "/clip", "output": "/out", "guidance_schedule": "wild"}, "guidance_schedule"),
+        ({"type": "batch", "items": [{}], "defaults": {"takes": 99}}, "defaults.takes"),
+        ({"type": "batch", "items": [{}], "defaults": {"promt": "rain"}}, "defaults.promt"),
+        ({"type": "batch", "items": [{}], "defaults": {"priority": "batch"}}, "defaults.priority"),
+        ({"type": "batch", "items": [{}], "defaults": {"in": 1, "start": 1}}, "in"),
+        ({"type": "ping", "client": "me"}, "client"),
+    ],
+)
+def test_a_value_that_no_field_takes_is_refused_by_its_name(body: dict[str, Any], field: str) -> None:
+    with pytest.raises(errors.BadRequest) as caught:
+        messages.decode(frames(body), socket=messages.REQUESTS[body["type"]].SOCKETS[0])
+    assert caught.value.details["field"] == field
 
 
 def test_error_codes_come_back_as_their_class() -> None:

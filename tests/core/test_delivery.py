@@ -13,13 +13,16 @@ import pytest
 import soundfile
 
 from tests.core.numbered_clips import write_clip
+from vatt_core.earlier import EarlierTake
 from vatt_core.media.loudness import LoudnessMeter, integrated_loudness
 from vatt_core.media.probe import clip_range, probe
 from vatt_core.media.spool import Held, Spool
 from vatt_core.media.watching import Watched
+from vatt_core.regions import Splice
 from vatt_core.requests import GenerateRequest, Take
 from vatt_core.sidecar import read_sidecar
 from vatt_core.takes import Composed, TakeWriter, resampled
+from vatt_core.timing import Timing
 
 RATES = ("24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60")
 UNSEEN = Watched(Fraction(25), np.zeros(1, np.float32), (), np.zeros((1, 9, 16, 3), np.uint8), (Fraction(0),))
@@ -112,8 +115,29 @@ def test_a_peak_instead_of_a_loudness_or_nothing_at_all(clip: Path, tmp_path: Pa
     assert np.array_equal(soundfile.read(as_made.wav, dtype="float32")[0], wave.astype(np.float32))
 
 
-def test_both_channels_of_dual_mono_are_the_same_and_edges_fade(clip: Path, tmp_path: Path) -> None:
-    take = deliver(clip, tmp_path, sound("noise", 6), channels=2, fade=100.0)
+def test_what_is_set_into_an_earlier_take_keeps_its_gain_and_its_ceiling(clip: Path, tmp_path: Path) -> None:
+    assert read_sidecar(Path(deliver(clip, tmp_path / "peak", sound("hits", 6), peak=-6.0).sidecar))["ceiling"] == -6.0
+    codes = np.zeros((4, 300), np.int64)
+    earlier = EarlierTake(Held(np.zeros(6 * 48_000, np.float32), 48_000), codes, gain=2.0, ceiling=-12.0)
+    changed = np.zeros(300, bool)
+    changed[100:200] = True
+    old = (0, 6 * 48_000)
+    splice = Splice.of(changed, timing=Timing(), sample_rate=48_000, border=480, old=old, lag=Fraction(0))
+    info = probe(clip)
+    request = GenerateRequest(clip, output=tmp_path, prompt="x")
+    writer = TakeWriter(info, clip_range(info, None, None), request, "x", UNSEEN, MODEL, earlier)
+    with Spool(16_000, tmp_path) as raw:
+        raw.append(sound("noise", 6))
+        take = writer.write(Composed(1, raw, codes, (), {}, splice=splice), [])
+    wave = soundfile.read(take.wav)[0]
+    assert not wave[:95_000].any() and np.abs(wave[96_000:192_000]).max() > 0.1
+    assert measured(take.wav)[1] <= -11.9
+    assert read_sidecar(Path(take.sidecar))["ceiling"] == -12.0  # for what is set into this one
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_both_channels_of_dual_mono_are_the_same_and_edges_fade(clip: Path, tmp_path: Path, bits: int) -> None:
+    take = deliver(clip, tmp_path, sound("noise", 6), channels=2, fade=100.0, bits=bits)
     left, right = soundfile.read(take.wav)[0].T
     assert np.array_equal(left, right)
     level = [np.abs(left[at : at + 480]).mean() for at in (0, 2_400, 48_000, len(left) - 480)]

@@ -90,6 +90,11 @@ def test_a_gpu_that_is_not_there_needs_a_size() -> None:
         rehearse("vatt-gemma", None, "gemma", LoadOptions(), device="cuda")
 
 
+def test_a_device_that_is_none() -> None:
+    with pytest.raises(BadRequest, match="banana"):
+        rehearse("vatt-gemma", None, "gemma", LoadOptions(), device="banana")
+
+
 def test_a_run_that_computes_takes_what_was_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = find_model("nano")
     foretold, run = (

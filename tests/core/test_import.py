@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +155,40 @@ def test_a_missing_part_is_named(release: Path, missing: str, role: str) -> None
     assert refused(release).details["part"] == role
 
 
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut short"])
+def test_a_tokenizer_without_words_is_refused_by_the_name_of_the_base(release: Path, damage: str) -> None:
+    path = release / "vicuna" / "tokenizer.model"
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: 0 if damage == "empty" else len(content) // 2])
+    error = refused(release)
+    assert error.details["part"] == "base" and str(release / "vicuna" / "config.json") in error.message
+
+
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+@pytest.mark.parametrize(
+    "wrong", [[1], *({name: None} for name in SIZES), {"num_attention_heads": 0}, {"hidden_act": "none"}]
+)
+def test_a_configuration_that_no_model_can_be_built_from(release: Path, wrong: Any) -> None:
+    path = release / "vicuna" / "config.json"
+    written = {**json.loads(path.read_text()), **wrong} if isinstance(wrong, dict) else wrong
+    path.write_text(json.dumps(written))
+    error = refused(release, parts={"base": path})
+    assert str(path) in error.message
+
+
+def test_an_image_tower_that_cannot_be_built_is_refused_by_its_file(release: Path) -> None:
+    path = release / "eva" / "open_clip_config.json"
+    described = json.loads(path.read_text())
+    described["model_cfg"]["vision_cfg"]["no_such_size"] = 1
+    path.write_text(json.dumps(described))
+    error = refused(release)
+    assert error.details["part"] == "vision" and str(release / "eva") in error.message
+
+
 def test_a_path_that_is_not_there(release: Path) -> None:
     with pytest.raises(InputNotVisible):
         run(release / "no-such.zip", folder=release / "m")
@@ -173,6 +209,31 @@ def test_every_tensor_must_come_from_somewhere(release: Path, part: str, files: 
     for file in files:
         change(release / file, drop(part))
     assert part.removeprefix("audio_token_decoder.") in refused(release).message
+
+
+AUDIO, TEXT = "audio_token_decoder.", "encoder.base_model.model.model."
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (AUDIO + "embedding.out_proj.weight", torch.zeros(3)),
+        (AUDIO + "classifier.0.weight", torch.zeros(())),
+        (AUDIO + "img_linear.weight", torch.zeros(3)),
+        (AUDIO + "encoder.attn_layers.layers.0.1.to_q.weight", torch.zeros(3, 3)),
+        (AUDIO + "pos_embed", torch.zeros(())),
+        (AUDIO + "quantizer", torch.zeros(())),
+        (TEXT + "video_proj.weight", torch.zeros(3)),
+        (TEXT + "layers.0.self_attn.q_proj.lora_A.default.weight", torch.zeros(())),
+        (TEXT + "norm.weight", torch.zeros(64, dtype=torch.int32)),
+        (TEXT + "norm.weight", torch.zeros(64, dtype=torch.complex64)),
+        (TEXT + "norm.weight", torch.ones(64).to(torch.float8_e4m3fn)),
+        (TEXT + "norm.weight", torch.ones(64).to_sparse()),
+    ],
+)
+def test_a_tensor_of_no_form_that_a_part_has(release: Path, key: str, value: torch.Tensor) -> None:
+    change(release / LLAMA_T, lambda state: state.update({key: value}))
+    assert "vatt_llama_T_final.ckpt" in refused(release).message
 
 
 def test_one_source_is_enough(release: Path) -> None:
@@ -321,6 +382,43 @@ def test_a_pickled_program_runs_only_with_trust(release: Path, tmp_path: Path) -
     assert trace.exists()
 
 
+class Stranger:
+    """An object of a module that the reader does not have."""
+
+
+def test_a_trusted_file_that_needs_a_module_says_which(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = torch.load(release / LLAMA_T, weights_only=True)
+    with monkeypatch.context() as patch:
+        module = types.ModuleType("some_trainer")
+        patch.setitem(sys.modules, "some_trainer", module)
+        patch.setattr(Stranger, "__module__", "some_trainer")
+        module.Stranger = Stranger  # type: ignore[attr-defined]
+        torch.save(content | {"callbacks": Stranger()}, release / LLAMA_T)
+    error = refused(release, trust=True)
+    assert "some_trainer" in error.message and "damaged" not in error.message
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<html>"])
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_file_that_is_no_pickle(tmp_path: Path, content: bytes, trust: bool) -> None:
+    (tmp_path / "some.ckpt").write_bytes(content)
+    with pytest.raises(BadModel, match="no file of weights"):
+        read_tensors(tmp_path / "some.ckpt", trust=trust)
+
+
+class Unfinished:
+    """What cannot be made anew from what was saved of it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return len, ()
+
+
+def test_a_trusted_file_that_cannot_be_made_anew_is_damaged(tmp_path: Path) -> None:
+    torch.save({"state_dict": Unfinished()}, tmp_path / "some.ckpt")
+    with pytest.raises(BadModel, match=r"some\.ckpt"):
+        read_tensors(tmp_path / "some.ckpt", trust=True)
+
+
 def test_several_files_for_one_part_are_asked_about(release: Path) -> None:
     shutil.copyfile(release / LLAMA_T, release / "vatt_models" / "vatt_llama_T_other.ckpt")
     with pytest.raises(BadRequest, match="--part checkpoint="):
@@ -351,6 +449,18 @@ def test_no_more_room_is_taken_than_was_asked_for(release: Path, monkeypatch: py
 def test_the_disk_is_asked_before_anything_is_written(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
     refused(release, kind=DiskFull)
+
+
+def test_the_disk_is_asked_before_an_archive_is_unpacked(
+    whole_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack_release(whole_release, tmp_path / "packed")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
+    lines: list[str] = []
+    with pytest.raises(DiskFull, match=r"\.zip"):
+        import_model("vatt-llama-t", [packed], folder=tmp_path / "models" / "vatt-llama-t", family="llama",
+                     text_steered=True, report=lines.append)  # fmt: skip
+    assert lines == [] and list((tmp_path / "models").iterdir()) == []
 
 
 def forms(tables: torch.Tensor) -> dict[str, Any]:

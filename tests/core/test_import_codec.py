@@ -76,6 +76,13 @@ def test_the_configuration_of_audiogen() -> None:
         {"encodec__quantizer": "no_quant"},
         {"channels": 2},
         {"seanet__ratios": None},
+        {"seanet__ratios": []},
+        {"seanet__ratios": [8, 0]},
+        {"seanet__n_filters": "many"},
+        {"seanet__pad_mode": "none"},
+        {"rvq__bins": 0},
+        {"sample_rate": 0},
+        {"sample_rate": "${sample_rate}"},
     ],
 )
 def test_what_the_codec_cannot_be_is_refused(change: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -388,6 +389,14 @@ def test_a_sidecar_that_is_none_is_refused(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         with pytest.raises(BadRequest):
+            read_sidecar(path)
+    whole = {"version": 1, "wav": "x.wav", "clip": {"path": "x.mp4", "time_map": []}, "model": {}, "request": {}}
+    path.write_text(json.dumps(whole))
+    assert read_sidecar(path) == whole
+    for part, value in (("wav", None), ("wav", ""), ("clip", {}), ("clip", []), ("model", "nano"), ("request", None),
+                        ("scores", {"agreement": "high"}), ("scores", [1]), ("onsets", "abc"), ("onsets", [None])):  # fmt: skip
+        path.write_text(json.dumps(whole | {part: value}))
+        with pytest.raises(BadRequest, match=part):
             read_sidecar(path)
     for missing in (tmp_path, tmp_path / "none.json"):
         with pytest.raises(InputNotVisible):

@@ -13,8 +13,9 @@ import soundfile
 import torch
 
 from tests.core.small_files import small_files
-from vatt_core.earlier import EarlierTake, ground, pack_codes, unpack_codes
+from vatt_core.earlier import EarlierTake, ground, load_earlier, pack_codes, unpack_codes
 from vatt_core.errors import BadMedia, BadRequest, DiskFull, InputNotVisible
+from vatt_core.media.probe import clip_range, probe
 from vatt_core.media.spool import Held
 from vatt_core.pipeline import GenerateRequest, Pipeline
 from vatt_core.regions import Splice, border_samples, region_frames, varied
@@ -213,7 +214,33 @@ def test_a_take_is_extended_on_both_sides(pipeline: Pipeline, clip: Path, tmp_pa
     assert new[: at - edge].any() and new[at + len(old) + edge :].any()
 
 
-def test_a_sound_of_somebody_else_can_be_the_ground(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{"fade": 300.0, "true_peak": -6.0}, {"loop": True, "loudness": None, "peak": -9.0}]
+)
+def test_an_earlier_take_brings_its_words_its_fades_and_its_ceiling(
+    pipeline: Pipeline, clip: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    inner = GenerateRequest(clip, Fraction(1), Fraction(3), output=tmp_path, prompt="rain", negative_prompt="wind", seed=1,
+                            **QUICK | options)  # fmt: skip
+    base = Path(pipeline.generate(inner).takes[0].sidecar)
+    for begin, end in ((Fraction(1), Fraction(3)), (Fraction(1), Fraction(4)), (Fraction(0), Fraction(4))):
+        earlier = load_earlier(
+            GenerateRequest(clip, output=tmp_path, base=base), clip_range(probe(clip), begin, end), pipeline.timing,
+            clip=clip, model_hash=pipeline.model_hash,
+        )  # fmt: skip
+        assert earlier.codes is not None and earlier.starts == 1 - begin
+        assert earlier.said["prompt"] == "rain" and earlier.said["negative_prompt"] == "wind"
+        assert ("cuts" in earlier.said) == (end - begin == 2)  # beyond the take there may be others
+        assert earlier.faded == Fraction(0 if "loop" in options else 3, 10)
+        assert earlier.ceiling == options.get("peak", options.get("true_peak"))
+
+
+@pytest.mark.parametrize("beside", [None, {}, {"version": 1, "clip": {}, "model": {}, "request": {}}])
+def test_a_sound_of_somebody_else_can_be_the_ground(
+    pipeline: Pipeline, clip: Path, tmp_path: Path, beside: dict[str, Any] | None
+) -> None:
+    if beside is not None:  # a file of that name that is no side-car, or what is left of one
+        (tmp_path / "own.json").write_text(json.dumps(beside))
     tone = 0.2 * np.sin(np.arange(4 * 48_000) / 20)
     soundfile.write(tmp_path / "own.wav", tone, 48_000, subtype="PCM_24")
     region = (Fraction(2), Fraction(3))
@@ -257,6 +284,8 @@ def test_what_does_not_fit_is_refused_and_the_earlier_take_stays(
     for kind, options in (
         (BadRequest, {"region": (Fraction(3), Fraction(5))}),
         (BadRequest, {"sample_rate": 44_100}),
+        (BadRequest, {"bits": 16}),
+        (BadRequest, {"region": None, "loop": True, "cuts": (Fraction(2),)}),
         (BadRequest, {"end": Fraction(3)}),
         (BadRequest, {"region": None}),
         (BadRequest, {"path": other}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,20 @@ def test_a_nudge_never_lowers_the_agreement(pipeline: Pipeline, clip: Path, tmp_
         assert after >= before and abs(by) <= 0.5
         if by == 0:
             assert Path(plain.wav).read_bytes() == Path(nudged.wav).read_bytes()
+
+
+def test_a_nudged_loop_is_turned_as_a_whole(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
+    request = GenerateRequest(clip, output=tmp_path, seed=1, takes=4, loop=True, rank=False, **QUICK)
+    plain, nudged = (pipeline.generate(dataclasses.replace(request, nudge=nudge)).takes for nudge in (False, True))
+    moved = 0
+    for before, after in zip(plain, nudged, strict=True):
+        by = round((after.scores["nudge"] or 0.0) * pipeline.timing.code_rate)
+        codes = [unpack_codes(read_sidecar(Path(take.sidecar))["codes"], pipeline.timing) for take in (before, after)]
+        assert codes[0] is not None and codes[1] is not None
+        assert np.array_equal(codes[1], np.roll(codes[0], by, axis=1))
+        assert (after.scores["agreement"] or 0.0) >= (before.scores["agreement"] or 0.0)
+        moved += by != 0
+    assert moved
 
 
 def test_each_shot_has_its_own_words(pipeline: Pipeline, tmp_path: Path) -> None:

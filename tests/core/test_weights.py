@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vatt_core.errors import NotFound
+from vatt_core.errors import BadRequest, NotFound
 from vatt_core.weights import find_model, list_models, registry
 
 
@@ -55,6 +55,38 @@ def test_what_is_not_there_is_not_found(own_models: Path, name: str) -> None:
 def test_an_unknown_name_is_answered_with_the_known_ones(own_models: Path) -> None:
     with pytest.raises(NotFound, match=r"nano.*vatt-llama"):
         find_model("nanoo")
+
+
+PART = '[models.a]\ntitle = "a"\nparts = ["b"]\n[parts.b]\n'
+WHOLE = PART + 'file = "b.zip"\nsources = ["http://localhost/b.zip"]\nsha256 = "AB"\nlicences = ["free"]\n'
+FREE = '[licences.free]\ntitle = "free"\nurl = "http://localhost"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "models"),
+        ("[models.a]\n", "title"),
+        ('[models.a]\ntitle = "a"\nparts = ["b"]\n', "parts.b"),
+        (PART, "file"),
+        (WHOLE, "licences.free"),
+        (WHOLE + FREE, "must_accept"),
+    ],
+)
+def test_a_registry_that_says_too_little_is_refused_by_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, named: str
+) -> None:
+    (tmp_path / "registry.toml").write_text(text)
+    monkeypatch.setenv("VATT_REGISTRY", str(tmp_path / "registry.toml"))
+    with pytest.raises(BadRequest, match=named) as caught:
+        list_models()
+    assert "registry.toml" in caught.value.message
+
+
+def test_a_hash_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "registry.toml").write_text(WHOLE + FREE + "must_accept = false\n")
+    monkeypatch.setenv("VATT_REGISTRY", str(tmp_path / "registry.toml"))
+    assert registry.find_part("b").sha256 == "ab"
 
 
 def test_names_are_looked_up_without_torch() -> None:

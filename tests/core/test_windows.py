@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from vatt_core.timing import Timing
-from vatt_core.windows import OVERLAP, plan_windows
+from vatt_core.windows import EDGE, OVERLAP, plan_windows
 
 NANO = Timing(frame_rate=Fraction(20), video_token_rate=Fraction(5), codebook_size=512)
 OFFICIAL = Timing()
@@ -49,6 +49,15 @@ def test_windows_between_two_others_fill_a_gap_with_both_sides_known(timing: Tim
             # All that it sees outside its gap has been decided by its neighbours.
             assert before.keep_from <= window.first_code
             assert window.first_code + timing.code_frames <= after.keep_to
+
+
+@pytest.mark.parametrize("timing", [NANO, OFFICIAL], ids=["nano", "official"])
+def test_no_window_keeps_what_it_decided_at_its_inner_ends(timing: Timing) -> None:
+    edge = EDGE * timing.code_rate
+    for duration in durations(timing):
+        windows = plan_windows(duration, timing)
+        assert all(window.first_code + timing.code_frames - window.keep_to >= edge for window in windows[:-1])
+        assert all(window.keep_from - window.first_code >= edge for window in windows[1:])
 
 
 def test_a_clip_within_one_window_has_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -197,6 +198,8 @@ def test_the_daemon_reads_a_manifest_by_itself(batch_home: Any) -> None:
             client.submit(messages.Batch(manifest="relative.csv"))
         with pytest.raises(errors.ForbiddenPath):
             client.submit(messages.Batch(manifest=str(manifest), report=str(batch_home.root)))
+        with pytest.raises(errors.ForbiddenPath):
+            client.submit(messages.Batch(manifest=str(manifest), report=str(batch_home.root / ("long" * 100))))
 
 
 def test_a_single_job_goes_before_the_items_that_wait(batch_home: Any) -> None:
@@ -227,6 +230,19 @@ def test_the_command_reports_and_says_by_its_exit_code_whether_all_is_done(batch
     assert batch_home.vatt("batch", "nothing.jsonl").returncode == 3
 
 
+def test_a_report_that_cannot_be_written_is_told_and_the_takes_stay(batch_home: Any) -> None:
+    [item] = clips(batch_home, 1)
+    manifest = batch_home.root / "clips.jsonl"
+    manifest.write_text(json.dumps({"path": item["path"], "prompt": "one"}))
+    # The name is free when the batch is handed in, and a folder when it ends.
+    ran = batch_home.vatt("batch", str(manifest), "--output", "made", "--report", "made")
+    assert ran.returncode == 1 and Path(ran.stdout.strip()).is_file()
+    assert str(batch_home.root / "made") in ran.stderr
+    with batch_home.client() as client, contextlib.suppress(errors.ForbiddenPath):
+        ended = client.run(messages.Batch(items=(item,), report="/proc/no-such-folder/report.json"))
+        assert ended.result is not None and ended.result["report_error"]["code"] != "internal"
+
+
 def test_ctrl_c_cancels_the_rest_of_a_batch(batch_home: Any) -> None:
     items = [{**item, "prompt": "slow 1000"} for item in clips(batch_home, 3)]
     manifest = batch_home.root / "clips.jsonl"
@@ -254,7 +270,9 @@ def test_items_whose_batch_was_never_acknowledged_are_removed(batch_home: Any) -
     store.close()
     batch_home.start(PIPELINE)
     with batch_home.client() as client:
-        assert client.list(batch="f" * 32) == [] and client.status().counts["queued"] == 0
+        assert client.status().counts["queued"] == 0
+        with pytest.raises(errors.NotFound):
+            client.list(batch="f" * 32)
         assert client.run(batch_home.generate("next")).state == "done"
     assert batch_home.runs() == ["next"]
 

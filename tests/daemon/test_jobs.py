@@ -43,6 +43,13 @@ def test_an_unknown_job_is_not_found_in_any_message(guest: Client) -> None:
     for ask in (guest.get, guest.cancel, guest.wait):
         with pytest.raises(errors.NotFound):
             ask("f" * 32)
+    with pytest.raises(errors.NotFound):
+        guest.list(batch="f" * 32)
+
+
+def test_a_job_that_is_no_batch_has_no_items(shared: Any, guest: Client) -> None:
+    with pytest.raises(errors.NotFound):
+        guest.list(batch=guest.submit(shared.generate("plain")))
 
 
 def test_errors_of_the_pipeline_arrive_typed(shared: Any, guest: Client) -> None:

@@ -170,6 +170,38 @@ def test_a_failed_pull_leaves_nothing_half_written(release: Release, archives: P
     assert release.left() == whole
 
 
+def test_a_licence_that_is_none_is_not_remembered(release: Release) -> None:
+    ran = release.vatt("pull", "vatt-gemma-t", "--accept", "gema")
+    assert ran.returncode == 2 and "gema" in ran.stderr and "gemma" in ran.stderr
+    assert release.server.requests == [] and not (release.home / "data" / "downloads").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"files": [], "accepted": 3}', '{"files": {"a": 1}}', "{"])
+def test_damaged_receipts_are_begun_anew(release: Release, content: str) -> None:
+    downloads = release.home / "data" / "downloads"
+    downloads.mkdir(parents=True)
+    (downloads / "receipts.json").write_text(content)
+    release.server.refuse["gemma_2b.zip"] = 403
+    assert release.pull().returncode == 7
+    assert json.loads((downloads / "receipts.json").read_text()) == {"files": {}, "accepted": ["gemma"]}
+
+
+@pytest.mark.parametrize("name", ["nano", "two words", "two\nlines", "..", "a/b", ""])
+def test_a_name_that_a_model_of_ones_own_cannot_have(release: Release, name: str) -> None:
+    ran = release.vatt("import", name, "--like", "vatt-gemma-t", str(release.home))
+    assert ran.returncode == 2 and "name" in ran.stderr
+
+
+def test_a_size_without_end_is_refused_in_a_sentence(release: Release) -> None:
+    ran = release.vatt("dry-run", "vatt-gemma-t", "--free", "inf")
+    assert ran.returncode == 2 and "--free" in ran.stderr
+
+
+def test_an_empty_part_is_not_the_present_folder(release: Release) -> None:
+    ran = release.vatt("import", "mine", "--like", "vatt-gemma-t", "--part", "delta=")
+    assert ran.returncode == 2 and "ROLE=FILE" in ran.stderr
+
+
 def test_names_and_places(release: Release) -> None:
     listed = json.loads(release.vatt("list", "--json").stdout)
     entry = next(model for model in listed if model["name"] == "vatt-gemma-t")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import secrets
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from vatt_client import Client, errors, messages, replies
+from vatt_client import Client, errors, fields, messages, replies
+
+from vatt_core.errors import VattError
+from vatt_core.requests import GenerateRequest
 
 
 def named(kind: type[messages.Message]) -> set[str]:
@@ -116,3 +121,16 @@ def test_a_deadline_that_is_refused_names_its_field(guest: Client) -> None:
         with pytest.raises(errors.BadRequest) as caught:
             ask(guest, answer_of, "jobs")
         assert caught.value.details["field"] == "deadline"
+
+
+def test_what_a_field_allows_the_model_takes_and_nothing_else() -> None:
+    named = {"path": Path("/clip"), "output": Path("/out"), "base": Path("/take.json")}
+    known = {item.name for item in dataclasses.fields(GenerateRequest)}
+    for name, (rule, _) in fields.rules(messages.Generate).items():
+        if name not in known or not (rule.choices or rule.kind in ("integer", "number")):
+            continue
+        for value in rule.choices or (rule.minimum, rule.maximum):
+            GenerateRequest(**named, **{name: int(value) if rule.kind == "integer" else value})  # type: ignore[arg-type]
+        if rule.choices:
+            with pytest.raises(VattError):
+                GenerateRequest(**named, **{name: "none of them"})  # type: ignore[arg-type]

@@ -31,6 +31,8 @@ def test_settings_are_shown_as_they_count_and_checked(home: Any) -> None:
     assert home.vatt("config", "path").stdout.strip() == str(file)
     made = home.vatt("config", "edit", EDITOR="true")
     assert made.returncode == 0 and tomllib.loads(file.read_text()).keys() >= {"server", "worker", "log"}
+    no_editor = home.vatt("config", "edit", EDITOR="no-such-editor")
+    assert no_editor.returncode == 2 and "no-such-editor" in no_editor.stderr and str(file) in no_editor.stderr
     file.write_text("[worker]\nkeep_alive = 1800\n")
     shown = tomllib.loads(home.vatt("config", "show", VATT_JOBS_QUEUE="77").stdout)
     assert shown["worker"]["keep_alive"] == 1800.0 and shown["jobs"]["queue"] == 77
@@ -47,6 +49,28 @@ def test_settings_are_shown_as_they_count_and_checked(home: Any) -> None:
         home.vatt("config", "edit", EDITOR="true"),
     ):
         assert refused.returncode == 2 and "worker.keep_alif" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_doctor_tells_once_what_is_wrong_and_how_to_cure_it(home: Any) -> None:
+    def problems() -> dict[str, str]:
+        ran = home.vatt("doctor", "--json")
+        found = [check for check in json.loads(ran.stdout)["checks"] if check["state"] == "problem"]
+        assert ran.returncode == bool(found) and all(check["cure"] for check in found)
+        assert len({check["name"] for check in found}) == len(found)
+        return {check["name"]: check["seen"] for check in found}
+
+    config = home.root / "home" / "config" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("[worker]\nkeep_alif = 1800\n")
+    assert list(problems()) == ["settings"]
+    config.write_text(f'[paths]\ninput_roots = ["{home.root}"]\noutput_roots = ["{home.root / "gone"}"]\n')
+    key = home.root / "home" / "data" / "keys" / "server.secret"
+    key.parent.mkdir(parents=True)
+    key.write_text("short")
+    key.chmod(0o600)
+    found = problems()
+    assert list(found) == ["paths.output_roots", "key server.secret"]
+    assert str(home.root / "gone") in found["paths.output_roots"]
 
 
 def test_jobs_are_listed_shown_cancelled_retried_and_followed(

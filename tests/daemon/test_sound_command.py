@@ -43,7 +43,7 @@ def test_from_a_take_to_its_page(home: Any) -> None:
     assert new[1] == old[1] == 44_100 and len(new[0]) == len(old[0]) == 3 * 44_100
     assert (new[0][:44_100] == old[0][:44_100]).all() and (new[0][66_150:88_200] != old[0][66_150:88_200]).any()
     vatt("generate", "clip.mp4", "--from", first["sidecar"], "--region", "2,9", *quick, fails=2)
-    vatt("generate", "clip.mp4", "--region", "1,2", *quick, fails=2)
+    assert "--from" in vatt("generate", "clip.mp4", "--region", "1,2", *quick, fails=2)
     vatt("generate", "clip.mp4", "--preset", "none", *quick, fails=2)
     assert all(path.read_bytes() == data for path, data in before.items())
 
@@ -63,6 +63,14 @@ def test_from_a_take_to_its_page(home: Any) -> None:
     picked = Path(vatt("takes", "pick", first["sidecar"], "--output", "out/chosen").strip())
     assert picked.read_bytes() == Path(first["wav"]).read_bytes()
     vatt("takes", "pick", first["sidecar"], "--output", "out/chosen", fails=2)
+    vatt("takes", "pick", "out", fails=2)
+    assert Path(vatt("takes", "pick", first["sidecar"], "--output", "out/cut.v2").strip()).name == "cut.v2.wav"
+    (home.root / "edit").mkdir()
+    assert Path(vatt("takes", "pick", first["sidecar"], "--output", "edit").strip()).parent == home.root / "edit"
     page = Path(vatt("preview", first["sidecar"], part["sidecar"]).strip())
     assert page.suffix == ".html" and page.stat().st_size > 50_000
+    assert '"region": "3/2; 2"' in page.read_text(encoding="utf-8")
+    (home.root / "clip.mp4").rename(home.root / "moved.mp4")
+    assert "--clip" in vatt("preview", first["sidecar"], fails=3)
+    assert Path(vatt("preview", first["sidecar"], "--clip", "moved.mp4").strip()).name == "moved-takes.html"
     vatt("preview", "home", fails=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 from fractions import Fraction
@@ -261,6 +262,77 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     with pytest.raises(ForbiddenPath):
         write_export(collect_takes([retimed]), folder, ExportOptions(formats=("bwf",)))
     assert write_export(collect_takes([retimed]), folder, ExportOptions(formats=("bwf",), overwrite=True))
+
+
+def test_the_takes_themselves_are_never_replaced(tmp_path: Path, takes: list[Path]) -> None:
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        with pytest.raises(ForbiddenPath):
+            write_export(collect_takes(takes), folder, ExportOptions(overwrite=True))
+    (tmp_path / "link").unlink()
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    # Projects alone may lie beside them.
+    write_export(collect_takes(takes), tmp_path, ExportOptions(formats=("otio",)))
+
+
+def test_an_export_that_fails_leaves_the_earlier_one_whole(
+    tmp_path: Path, clips: list[Path], takes: list[Path]
+) -> None:
+    folder = tmp_path / "out"
+    write_export(collect_takes(takes), folder, ExportOptions())
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    slow = TimeMap.from_list([[0, 0], [2, 1]])
+    retimed = make_take(tmp_path, clips[0], name="a-1", time_map=slow, frame_rate="25")
+    with pytest.raises(BadRequest):
+        write_export(collect_takes([*takes[1:], retimed]), folder, ExportOptions(overwrite=True))
+    with pytest.raises(BadRequest):
+        write_export(collect_takes(takes[1:]), folder, ExportOptions(name="x" * 300, overwrite=True))
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def _damage(sidecar: dict[str, Any], name: str, value: Any) -> None:
+    *parents, last = name.split(".")
+    for parent in parents:
+        sidecar = sidecar[parent]
+    sidecar[last] = value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("captions", [{"words": "rain"}]), ("captions", [{"text": "rain", "score": None}]), ("captions", 5),
+        ("request", {"prompt": "rain"}), ("request.prompt", None), ("clip.timecode", 5), ("clip", []),
+        ("clip.frame_rate", "fast"), ("wav", "../a-1.wav"),
+    ],
+)  # fmt: skip
+def test_a_damaged_side_car_is_told(takes: list[Path], name: str, value: Any) -> None:
+    file = takes[0].with_suffix(".json")
+    sidecar = json.loads(file.read_text("utf-8"))
+    _damage(sidecar, name, value)
+    file.write_text(json.dumps(sidecar), encoding="utf-8")
+    with pytest.raises(BadRequest, match=re.escape(str(file))):
+        collect_takes([file])
+
+
+def test_a_take_of_shots_with_their_own_words_is_named_by_all_of_them(takes: list[Path]) -> None:
+    file = takes[0].with_suffix(".json")
+    sidecar = json.loads(file.read_text("utf-8"))
+    sidecar["request"] |= {"prompt": None, "prompts": ["rain", "a bell"]}
+    sidecar["caption"] = "rain / a bell"
+    file.write_text(json.dumps(sidecar), encoding="utf-8")
+    ((take,),) = (use.takes for use in collect_takes([file]))
+    assert take.prompt == "rain / a bell"
+
+
+@pytest.mark.parametrize(
+    "chunks", [b"fmt \x04\0\0\0\x01\0\x01\0data\0\0\0\0", b"ds64\x04\0\0\0\0\0\0\0data\0\0\0\0", b"data\0\0\0\0"]
+)
+def test_a_wav_without_its_format_is_told(tmp_path: Path, chunks: bytes) -> None:
+    file = tmp_path / "a.wav"
+    file.write_bytes(b"RF64" + (4 + len(chunks)).to_bytes(4, "little") + b"WAVE" + chunks)
+    with pytest.raises(BadMedia):
+        wave_facts(file)
 
 
 @pytest.mark.parametrize(("rate", "drop"), [(25, False), (24, False), (60, False), ("30000/1001", True),

@@ -62,6 +62,18 @@ def test_resolve_s_scripts_are_installed_replaced_and_removed(call: Call, tmp_pa
     assert [check.state for check in doctor._resolve()] == ["ok"]
 
 
+def test_menu_entries_in_a_folder_of_the_user_s_choice_do_not_stay_behind(call: Call, tmp_path: Path) -> None:
+    one, two, usual = tmp_path / "one", tmp_path / "two", resolve.scripts_folder("linux", tmp_path / "user")
+    for folder in (one, two):
+        assert call("plugins", "install", "resolve", "--path", str(folder))[0] == 0
+    assert list(resolve.entries(one)) == [] and len(list(resolve.entries(two))) == len(resolve.ENTRIES)
+    assert call("plugins", "install", "resolve")[0] == 0
+    assert list(resolve.entries(two)) == [] and len(list(resolve.entries(usual))) == len(resolve.ENTRIES)
+    assert call("plugins", "install", "resolve", "--path", str(one))[0] == 0
+    assert call("plugins", "uninstall", "resolve")[0] == 0
+    assert list(resolve.entries(one)) == list(resolve.entries(usual)) == []
+
+
 def test_an_installed_entry_runs_in_a_bare_python(call: Call, tmp_path: Path) -> None:
     scripts = tmp_path / 'it\'s a "folder" with ü'
     assert call("plugins", "install", "resolve", "--path", str(scripts))[0] == 0
@@ -128,6 +140,10 @@ def test_a_blender_that_can_be_run_installs_it_itself(call: Call, tmp_path: Path
     program.write_text("#!/bin/sh\necho 'no such repository' >&2\nexit 1\n")
     code, _, said = call("plugins", "install", "blender", "--from", str(file), "--program", str(program))
     assert code == 9 and "no such repository" in said
+    program.chmod(0o644)
+    for wrong in (program, tmp_path / "missing"):
+        code, _, said = call("plugins", "install", "blender", "--from", str(file), "--program", str(wrong))
+        assert code == 9 and str(wrong) in said and "--path" in said and len(said.splitlines()) == 1
 
 
 def test_the_extension_of_this_platform_is_chosen(tmp_path: Path) -> None:

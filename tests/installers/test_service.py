@@ -173,6 +173,30 @@ def test_an_unknown_system_is_told() -> None:
         manager_for("plan9")
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_where_no_systemd_runs_nothing_is_left_behind(
+    call: Call, tmp_path: Path, parts: list[Program], monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    path = tmp_path / "bin"
+    path.mkdir()
+    if there:
+        (path / "systemctl").write_text("#!/bin/sh\necho 'Failed to connect to bus' >&2\nexit 1\n")
+        (path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    code, said, complained = call("service", "install")
+    assert code == 9 and said == "" and len(complained.splitlines()) == 1
+    assert "vatt daemon run" in complained and ("bus" in complained) == there
+    assert call("service", "status")[0] == 7 and "yes" not in call("service", "status")[1]
+    assert call("service", "uninstall")[0] == 0
+    # Units that were there before stay as they are: an upgrade that fails removes nothing.
+    files = [Systemd(tmp_path / "user").file(part) for part in parts]
+    for file in files:
+        file.write_text("[Unit]\n")
+    assert call("service", "install")[0] == 9
+    assert all(file.exists() for file in files)
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     home = str(tmp_path / 'a home with 100% $HOME "quotes"')

@@ -98,6 +98,10 @@ def test_failures_leave_their_cause_and_are_tried_again_when_it_is_removed(home:
     assert home.results() == [
         "failed/bad.mp4.error.txt", "good.vatt.json", "good.vatt.wav", "odd.vatt.json", "odd.vatt.wav",
     ]  # fmt: skip
+    # What was begun anew and never done is still known as failed when the folder is watched again.
+    for command in ("retry", "remove"):
+        assert home.call("watch", command, str(home.folder))[0] == 0
+    home.add()
     bad.write_text("healed")
     assert home.once().returncode == 0
     assert not (home.folder / "failed").exists()
@@ -385,3 +389,18 @@ def test_a_name_that_is_no_unicode_is_told(home: Any) -> None:
     assert home.once().returncode == 0
     assert "rename" in (home.folder / "failed" / "caf\\udce9.mp4.error.txt").read_text("utf-8")
     assert (home.folder / "good.vatt.wav").exists()
+
+
+def test_a_name_too_long_for_its_results_is_told(home: Any) -> None:
+    # 254 bytes: neither settings beside it nor an error text of its whole name could exist.
+    names = ["長" * 83 + "a.mp4", "長" * 83 + "b.mp4"]
+    for name in names:
+        home.write(name, name)
+    longest = "長" * 79 + ".mp4"
+    home.write(longest, "fits")
+    home.add("--captions", "0")
+    assert home.once().returncode == 1
+    texts = [file.read_text("utf-8") for file in (home.folder / "failed").iterdir()]
+    assert len(texts) == 2 and all("rename" in text for text in texts)
+    assert all(sum(name in text for text in texts) == 1 for name in names)
+    assert (home.folder / ("長" * 79 + ".vatt.wav")).exists()

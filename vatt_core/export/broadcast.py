@@ -15,6 +15,9 @@ from vatt_core.media.atomic import replacing
 _BEXT = struct.Struct("<256s32s32s10s8sQH64s190s")
 """Description, originator, its reference, date, time, time reference, version, UMID, loudness and reserved: 602 bytes."""
 
+_FORMAT = struct.Struct("<HHIIHH")
+"""Format, channels, samples and bytes per second, bytes of all channels' samples, bits: what every `fmt ` chunk begins with."""
+
 _LARGEST = (1 << 32) - 1
 _DROPPED = (b"bext", b"JUNK", b"PAD ")
 
@@ -33,10 +36,10 @@ def wave_facts(path: Path) -> WaveFacts:
     """Length and format of a WAV. Raises InputNotVisible, ForbiddenPath, BadMedia."""
     with _open(path) as file:
         chunks = {name: (at, size) for name, at, size in _chunks(file, path)}
-        if b"fmt " not in chunks or b"data" not in chunks:
+        if b"data" not in chunks or chunks.get(b"fmt ", (0, 0))[1] < _FORMAT.size:
             raise BadMedia(f"{path} is no complete WAV. Make the take again.")
         file.seek(chunks[b"fmt "][0])
-        _, channels, rate, _, block, bits = struct.unpack("<HHIIHH", file.read(16))
+        _, channels, rate, _, block, bits = _FORMAT.unpack(file.read(_FORMAT.size))
     if not block or not rate or not channels:
         raise BadMedia(f"{path} does not say its format. Make the take again.")
     return WaveFacts(chunks[b"data"][1] // block, rate, channels, bits)
@@ -95,13 +98,13 @@ def _chunks(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, int, int]]:
     """(name, offset of the content, its bytes) of each chunk. RF64's data chunk is as long as its ds64 chunk says."""
     head = file.read(12)
     if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
-        raise BadMedia(f"{path} is no WAV file.")
+        raise BadMedia(f"{path} is no WAV file, and only those can be exported. Make the take as one ('--format wav').")
     whole = file.seek(0, 2)
     at, long_data = 12, None
     while at + 8 <= whole:
         file.seek(at)
         name, size = struct.unpack("<4sI", file.read(8))
-        if name == b"ds64":
+        if name == b"ds64" and size >= 16:
             _, long_data = struct.unpack("<QQ", file.read(16))
         if name == b"data" and size == _LARGEST and long_data is not None:
             size = long_data

@@ -16,24 +16,26 @@ from vatt_core.sidecar import read_sidecar
 
 
 @dataclass(frozen=True)
-class TakeFile:
-    """A finished take. wav: its file. sidecar: what the JSON beside it holds."""
-
-    wav: Path
-    sidecar: dict[str, Any]
-    facts: WaveFacts
-
-    @property
-    def prompt(self) -> str:
-        return str(self.sidecar["request"]["prompt"])
-
-
-@dataclass(frozen=True)
 class Caption:
     """A text about a clip. score: log likelihood, None where it was given by the user."""
 
     text: str
     score: float | None = None
+
+
+@dataclass(frozen=True)
+class TakeFile:
+    """A finished take. wav: its file. sidecar: what the JSON beside it holds. suggested: captions that it names."""
+
+    wav: Path
+    sidecar: dict[str, Any]
+    facts: WaveFacts
+    suggested: tuple[Caption, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """What it was made from; the caption of all shots where each had words of its own."""
+        return str(self.sidecar["request"]["prompt"] or self.sidecar["caption"])
 
 
 @dataclass
@@ -66,10 +68,9 @@ class ClipUse:
         """The prompts of the takes, then other captions that were suggested, each once."""
         found = {take.prompt: Caption(take.prompt) for take in self.takes}
         for take in self.takes:
-            for caption in take.sidecar.get("captions", ()):
-                text = str(caption["text"])
-                if text not in found or found[text].score is None:
-                    found[text] = Caption(text, float(caption["score"]))
+            for caption in take.suggested:
+                if caption.text not in found or found[caption.text].score is None:
+                    found[caption.text] = caption
         return list(found.values())
 
 
@@ -115,7 +116,7 @@ def _sidecar_files(path: Path) -> list[Path]:
 def _read(file: Path) -> tuple[TakeFile, ClipUse]:
     sidecar = read_sidecar(file)
     try:
-        clip = sidecar["clip"]
+        clip, request = sidecar["clip"], sidecar["request"]
         wav = file.with_name(str(sidecar["wav"]))
         use = ClipUse(
             clip=Path(clip["path"]),
@@ -123,8 +124,11 @@ def _read(file: Path) -> tuple[TakeFile, ClipUse]:
             frame_rate=Fraction(clip["frame_rate"]),
             timecode=clip["timecode"],
         )
-        take = TakeFile(wav, sidecar, wave_facts(wav))
-        assert isinstance(take.prompt, str)
+        suggested = tuple(Caption(str(one["text"]), float(one["score"])) for one in sidecar.get("captions", ()))
+        texts = (request["prompt"] or sidecar["caption"], use.timecode or "")
+        if not all(isinstance(text, str) for text in texts) or "seed" not in request:
+            raise ValueError("prompt, seed or timecode")
+        take = TakeFile(wav, sidecar, wave_facts(wav), suggested)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadRequest(f"The side-car {file} is damaged ({type(error).__name__}: {error}).") from error
     return take, use

@@ -174,7 +174,8 @@ def _quantised(wave: NDArray[np.float64], bits: Bits, dither: np.random.Generato
     top = 1 << (bits - 1)
     steps = wave * top
     if dither is not None and bits == 16:
-        steps = steps + dither.random(wave.shape) - dither.random(wave.shape)
+        # The same in all channels, or dual mono would no longer be the same twice.
+        steps = steps + dither.random(wave.shape[-1]) - dither.random(wave.shape[-1])
     whole = np.clip(np.rint(steps), -top, top - 1).astype(np.int32)
     return whole.astype(np.int16) if bits == 16 else whole << 8  # the 24-bit encoders read the upper three bytes
 

@@ -48,7 +48,7 @@ def _build_language_model(config: ConverterConfig) -> PreTrainedModel:
             return GemmaForCausalLM(GemmaConfig(**arguments))
         if config.family == "llama":
             return LlamaForCausalLM(LlamaConfig(**arguments))
-    except (TypeError, ValueError, StrictDataclassError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, StrictDataclassError) as error:
         raise BadModel(f"transformers cannot build the {config.family} of this configuration: {error}") from error
     raise BadModel(f"a converter is of the family 'llama' or 'gemma', not {config.family!r}")
 

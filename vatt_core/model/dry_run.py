@@ -215,7 +215,10 @@ def rehearse(
         if folder is None and family
         else ModelConfig.load((folder or Path()) / CONFIG_FILE)
     )
-    where = torch.device(device)
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise BadRequest(f"There is no device {device!r}; choose auto, cpu or cuda.", field="device") from error
     if where.type == "cuda" and not torch.cuda.is_available() and (run or available is None):
         raise BadRequest(
             "There is no CUDA device here: say how much memory it would have free (--free), without --run."

@@ -158,7 +158,8 @@ def _core(shape: torch.Size) -> list[int]:
 def _codebooks(trained: Mapping[str, Tensor], file: Tensor | Sequence[Tensor] | None, shape: torch.Size) -> Tensor:
     named = {f"{PREFIX}{key}": value for key, value in trained.items()}
     if f"{PREFIX}{_CODEBOOKS}" in named:
-        key, tables = f"{PREFIX}{_CODEBOOKS}", list(named[f"{PREFIX}{_CODEBOOKS}"])
+        key, whole = f"{PREFIX}{_CODEBOOKS}", named[f"{PREFIX}{_CODEBOOKS}"]
+        tables = list(whole) if whole.ndim else [whole]
     elif named:
         numbered = sorted(named, key=lambda name: int("".join(filter(str.isdigit, name)) or 0))
         key, tables = numbered[0], [named[name] for name in numbered]

@@ -61,12 +61,19 @@ def fill_template(text: str, template: str) -> str:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Read a tokenizer folder (tokenizer.json, or tokenizer.model of the official Llama and Gemma folders).
 
-    Raises BadModel when the folder holds none. Nothing is downloaded.
+    Raises BadModel when the folder holds none that knows words. Nothing is downloaded.
     """
+    broken = (
+        f"{folder} holds no tokenizer that can be read: its tokenizer.json or tokenizer.model is missing or damaged; pull or "
+        "import the model again"
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise BadModel(f"{folder} holds no tokenizer that can be read ({error}); pull the model again") from error
+        raise BadModel(broken) from error
+    # Without a vocabulary transformers makes one of the special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise BadModel(broken)
     tokenizer.padding_side = "left"
     return tokenizer
 

@@ -13,7 +13,7 @@ from typing import Any
 from vatt_core.errors import BadRequest, VattError
 from vatt_core.media.atomic import write_bytes, writing_error
 from vatt_core.weights.download import DownloadFailed, Fetched, Progress, WrongFile, check, fetch, new_client
-from vatt_core.weights.registry import Licence, ModelEntry, Part, downloads_folder, find_part, licences_of
+from vatt_core.weights.registry import Licence, ModelEntry, Part, downloads_folder, find_licence, find_part, licences_of
 
 Report = Callable[[str], None]
 Show = Callable[[str, int, int | None], None]
@@ -33,7 +33,9 @@ def unaccepted(entry: ModelEntry, accepted: Collection[str]) -> list[Licence]:
 
 
 def accept(names: Collection[str]) -> None:
-    """Remember that the user accepted these licences."""
+    """Remember that the user accepted these licences. Raises BadRequest, and remembers nothing, for one that is not known."""
+    for name in names:
+        find_licence(name)
     receipts = _receipts()
     receipts["accepted"] = sorted({*receipts.get("accepted", ()), *names})
     _save(receipts)
@@ -136,17 +138,19 @@ def _key(path: Path) -> str:
 
 def _is_received(path: Path, receipts: dict[str, Any]) -> bool:
     entry = receipts["files"].get(_key(path))
-    return entry is not None and path.is_file() and path.stat().st_size == entry["size"]
+    return entry is not None and path.is_file() and path.stat().st_size == entry.get("size")
 
 
 def _receipts() -> dict[str, Any]:
     path = downloads_folder() / _RECEIPTS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = {}
-    found.setdefault("files", {})
-    return dict(found)
+        return {
+            "files": {str(key): dict(entry) for key, entry in found["files"].items()},
+            "accepted": [str(name) for name in found.get("accepted", ())],
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {"files": {}, "accepted": []}
 
 
 def _save(receipts: dict[str, Any]) -> None:

@@ -85,11 +85,35 @@ def _known() -> dict[str, dict[str, dict[str, Any]]]:
 @lru_cache(maxsize=4)
 def _read(path: str) -> dict[str, dict[str, dict[str, Any]]]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        _check(values)
+        return values
     except (OSError, ValueError) as error:
         raise BadRequest(
             f"The registry of models {path} cannot be read ({error}). Correct it, or unset VATT_REGISTRY."
         ) from error
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Raise ValueError when a table of the registry lacks what it must say, or names what is not there."""
+
+    def names(kind: str, name: str, key: str, others: str) -> None:
+        for other in values[kind][name].get(key, ()):
+            if other not in values.get(others, {}):
+                raise ValueError(f"[{kind}.{name}] names {other!r}, but there is no [{others}.{other}]")
+
+    needed = {"models": ("title",), "parts": ("file", "sources"), "licences": ("title", "url", "must_accept")}
+    if not values.get("models"):
+        raise ValueError("it has no table [models.NAME]")
+    for kind, keys in needed.items():
+        for name, table in values.get(kind, {}).items():
+            for key in keys:
+                if not isinstance(table, dict) or key not in table:
+                    raise ValueError(f"[{kind}.{name}] does not say {key}")
+            if kind == "models":
+                names(kind, name, "parts", "parts")
+            if kind != "licences":
+                names(kind, name, "licences", "licences")
 
 
 def find_part(name: str) -> Part:
@@ -105,8 +129,17 @@ def find_part(name: str) -> Part:
         licences=tuple(values.get("licences", ())),
         beside=tuple(values.get("beside", ())),
         size=values.get("size"),
-        sha256=values.get("sha256"),
+        sha256=str(values["sha256"]).lower() if "sha256" in values else None,
     )
+
+
+def find_licence(name: str) -> Licence:
+    """A licence of the registry. Raises BadRequest with the known names."""
+    known = _known().get("licences", {})
+    if name not in known:
+        raise BadRequest(f"There is no licence {name!r}. There are: {', '.join(known)}.", name=name)
+    terms = known[name]
+    return Licence(name, str(terms["title"]), str(terms["url"]), bool(terms["must_accept"]))
 
 
 def licences_of(entry: ModelEntry) -> list[Licence]:
@@ -115,11 +148,7 @@ def licences_of(entry: ModelEntry) -> list[Licence]:
     names = dict.fromkeys(
         [*values.get("licences", ()), *(name for part in entry.parts for name in find_part(part).licences)]
     )
-    return [
-        Licence(name, str(terms["title"]), str(terms["url"]), bool(terms["must_accept"]))
-        for name in names
-        for terms in [_known()["licences"][name]]
-    ]
+    return [find_licence(name) for name in names]
 
 
 def _entry(name: str, values: dict[str, Any]) -> ModelEntry:
@@ -137,6 +166,11 @@ def _entry(name: str, values: dict[str, Any]) -> ModelEntry:
         text_steered=bool(values.get("text_steered", False)),
     )
     return ModelEntry(**{**vars(entry), "licence": "; ".join(licence.title for licence in licences_of(entry))})
+
+
+def known_names() -> tuple[str, ...]:
+    """The names of the registry, which no model of the user's own can have."""
+    return tuple(_known()["models"])
 
 
 def list_models() -> list[ModelEntry]:

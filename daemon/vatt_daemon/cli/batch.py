@@ -16,7 +16,7 @@ from vatt_daemon.cli.output import print_json
 app = typer.Typer(pretty_exceptions_enable=False)
 
 INCOMPLETE = 1
-"""Exit code when the batch has ended and some of its items are not done."""
+"""Exit code when the batch has ended and some of its items are not done, or its report could not be written."""
 
 
 @app.command()
@@ -53,10 +53,10 @@ def batch(
         kept = f" ({counts['kept']} of them before)" if counts["kept"] else ""
         print(f"{counts['done']} of {len(found.items)} clips done{kept}, {counts['failed']} failed, "
               f"{counts['cancelled']} cancelled (batch {found.job})", file=sys.stderr)  # fmt: skip
-        problem = (job.result or {}).get("report_error")
-        if problem:
-            print(f"The report was not written: {problem['message']}", file=sys.stderr)
-    if not found.complete:
+    problem = (job.result or {}).get("report_error")
+    if problem:
+        print(f"The report was not written: {problem['message']}", file=sys.stderr)
+    if problem or not found.complete:
         raise typer.Exit(INCOMPLETE)
 
 

@@ -60,7 +60,13 @@ def edit() -> None:
         lines = _text(Settings(), lambda key: "").splitlines(keepends=True)
         text = "".join(line if line.startswith("[") or line == "\n" else f"# {line}" for line in lines)
         file.write_text(_HEAD + "\n" + text, encoding="utf-8")
-    subprocess.run([*_editor(), str(file)], check=False)
+    editor = _editor()
+    try:
+        subprocess.run([*editor, str(file)], check=False)
+    except OSError as error:
+        raise BadRequest(
+            f"The editor '{editor[0]}' cannot be started ({error.strerror}): set EDITOR, or edit {file}."
+        ) from error
     _validate(file)
 
 

@@ -25,9 +25,9 @@ from vatt_core.weights import find_model, list_models, model_hash
 from vatt_daemon.cli.output import print_json
 from vatt_daemon.clients import NamedClients
 from vatt_daemon.folders import folders
-from vatt_daemon.keys import check_private
+from vatt_daemon.keys import check_private, load_key_pair
 from vatt_daemon.schema import VERSION
-from vatt_daemon.settings import load_settings
+from vatt_daemon.settings import Settings, load_settings
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -112,9 +112,32 @@ def _device() -> Iterator[Check]:
 
 
 def _settings() -> Iterator[Check]:
-    load_settings()
     file = folders().config_file
+    try:
+        found = load_settings()
+    except VattError as error:
+        yield Check("settings", "problem", error.message, f"correct it: 'vatt config edit' opens {file}")
+        return
     yield Check("settings", "ok", str(file) if file.exists() else "the defaults")
+    for key, roots, rights in (
+        ("input_roots", found.paths.input_roots, os.R_OK | os.X_OK),
+        ("output_roots", found.paths.output_roots, os.R_OK | os.W_OK | os.X_OK),
+    ):
+        for root in roots:
+            folder = Path(root).expanduser()
+            if folder.is_dir() and os.access(folder, rights):
+                yield Check(f"paths.{key}", "ok", str(folder))
+            else:
+                why = "cannot be used with your rights" if folder.is_dir() else "is no folder"
+                yield Check(f"paths.{key}", "problem", f"{folder} {why}",
+                            "make it, mount it or change its permissions; or take it out: vatt config edit")  # fmt: skip
+
+
+def _readable_settings() -> Settings | None:
+    """None where `_settings` tells what is wrong with them: once is enough."""
+    with contextlib.suppress(VattError):
+        return load_settings()
+    return None
 
 
 def _folders() -> Iterator[Check]:
@@ -140,13 +163,22 @@ def _keys() -> Iterator[Check]:
     for file in keys:
         try:
             check_private(file)
-            yield Check(f"key {file.name}", "ok", "readable by you alone")
         except VattError as error:
             yield Check(f"key {file.name}", "problem", error.message, f"chmod 600 {file}")
+            continue
+        try:
+            load_key_pair(file)
+        except VattError as error:
+            yield Check(f"key {file.name}", "problem", error.message, f"rm {file}, or restore it from a backup")
+        else:
+            yield Check(f"key {file.name}", "ok", "readable by you alone")
 
 
 def _remote() -> Iterator[Check]:
-    remote, named = load_settings().remote, NamedClients(folders().clients)
+    settings, named = _readable_settings(), NamedClients(folders().clients)
+    if settings is None:
+        return
+    remote = settings.remote
     for file in sorted(named.folder.glob("*.json")):
         try:
             named.read(file.stem)
@@ -214,7 +246,7 @@ def _database() -> Iterator[Check]:
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as found:
             version = int(found.execute("PRAGMA user_version").fetchone()[0])
-            damage = str(found.execute("PRAGMA quick_check(1)").fetchone()[0])
+            damage = " ".join(str(found.execute("PRAGMA quick_check(1)").fetchone()[0]).split())
             jobs = int(found.execute("SELECT COUNT(*) FROM jobs").fetchone()[0]) if version else 0
     except sqlite3.Error as error:
         yield Check("job database", "problem", f"{file}: {error}", cure)
@@ -228,7 +260,10 @@ def _database() -> Iterator[Check]:
 
 
 def _cache() -> Iterator[Check]:
-    limit = load_settings().cache.bytes
+    settings = _readable_settings()
+    if settings is None:
+        return
+    limit = settings.cache.bytes
     used = sum(path.stat().st_size for path in (folders().cache / "clips").glob("*/*.entry"))
     yield Check("cache", "ok", f"{used >> 20} of {limit >> 20} MiB at {folders().cache}; may be deleted at any time")
 

@@ -163,7 +163,10 @@ def generate(
         base=base and absolute(base), region=_times("--region", region), vary=vary, vary_by=vary_by, loop=loop,
         loudness=loudness_of(loudness), peak=peak, true_peak=true_peak, fade=fade, model=model, **settings, **kept,
     )  # fmt: skip
-    job = carry_out(message, quiet=as_json)
+    try:
+        job = carry_out(message, quiet=as_json)
+    except errors.BadRequest as error:
+        raise BadRequest(_as_typed(error)) from None
     if as_json:
         print_json({"job": job.id, "seed": job.seed, **(job.result or {})})
         return
@@ -221,12 +224,11 @@ _PRESET_SETTINGS = ("guidance_scale", "guidance_schedule", "steps", "temperature
 def earlier_values(base: Path, *, extended: bool) -> dict[str, Any]:
     """What a new take has from the earlier one that it builds on: the kind of file, and the range unless another is given.
     Empty for a sound without a side-car."""
-    from vatt_core.sidecar import read_sidecar  # with it comes the media library
+    from vatt_core.sidecar import read_sidecar, sidecar_beside  # with them comes the media library
 
-    sidecar = base if base.suffix.lower() == ".json" else base.with_suffix(".json")
-    if sidecar != base and not sidecar.is_file():
+    said = read_sidecar(base) if base.suffix.lower() == ".json" else sidecar_beside(base)
+    if not said:
         return {}
-    said = read_sidecar(sidecar)
     names = ("sample_rate", "bits", "container", "channels")
     kept = {name: said["request"][name] for name in names if said["request"].get(name) is not None}
     return kept if extended else kept | {"time_map": TimeMap.from_list(said["clip"]["time_map"]).points}
@@ -273,11 +275,18 @@ def _checked(kind: type[Any], **values: Any) -> Any:
     try:
         message = kind(**values)
     except errors.BadRequest as error:
-        field = str(error.details.get("field", ""))
-        option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
-        raise BadRequest(error.message.replace(f"The field '{field}'", option).replace(f"'{field}'", option)) from None
+        raise BadRequest(_as_typed(error)) from None
     check_here(message)
     return message
+
+
+def _as_typed(error: errors.BadRequest) -> str:
+    """What is wrong with a request, its field named by the option that the user typed."""
+    field = str(error.details.get("field", ""))
+    if not field:
+        return error.message
+    option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
+    return error.message.replace(f"The field '{field}'", option).replace(f"'{field}'", option)
 
 
 def check_here(message: messages.Submission) -> None:

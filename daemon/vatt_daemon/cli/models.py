@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ import typer
 from vatt_core.errors import BadRequest, NotFound
 from vatt_core.media.atomic import writing_error
 from vatt_core.weights import ModelEntry, find_entry, find_model, list_models, models_folder
-from vatt_core.weights.registry import downloads_folder, licences_of
+from vatt_core.weights.registry import downloads_folder, known_names, licences_of
 from vatt_core.weights.space import in_units
 from vatt_daemon.cli.output import print_json, print_table
 
@@ -133,12 +135,14 @@ def import_(
     entry = find_entry(like or name)
     if not entry.family:
         raise BadRequest(f"{entry.name} is none of the official models; name one of them, or add --like vatt-gemma-t.")
-    if not name or name.startswith(".") or any(letter in name for letter in "/\\"):
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise BadRequest(f"{name!r} cannot be the name of a model; use letters, digits and '-'.", field="name")
+    if like not in (None, name) and name in known_names():
+        raise BadRequest(f"{name} is the name of another model than {like}; choose a name of your own.", field="name")
     named = {}
     for given in parts or ():
         role, equals, file = given.partition("=")
-        if not equals:
+        if not equals or not file:
             raise BadRequest(f"--part {given} does not say what it is; write ROLE=FILE.", field="part")
         named[role] = Path(file)
     _import(entry, name, paths or [], trust=trust, replace=replace, store=store, parts=named, normalise=normalise,
@@ -238,6 +242,8 @@ def dry_run(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """What a model takes, without its weights: parameters, bytes, and the plan for this device."""
+    if free is not None and math.isinf(free):
+        raise BadRequest("--free is infinite; give a number of GiB.", field="free")
     entry = find_entry(name)
     if not entry.installed and not entry.family:
         raise NotFound(f"The sizes of {name} are not known before it is installed.", name=name)

@@ -40,6 +40,8 @@ def preview(
         if sidecar["clip"]["time_map"] != first["clip"]["time_map"] or sidecar["clip"]["path"] != first["clip"]["path"]:
             raise BadRequest(f"{path.name} and {first_path.name} are takes of different ranges: preview them apart.")
     source = (clip or Path(first["clip"]["path"])).expanduser().absolute()
+    if clip is None and not source.is_file():
+        raise InputNotVisible(f"The clip {source} is gone: say where it lies now with --clip.", path=str(source))
     info = probe(source)
     time_map = TimeMap.from_list(first["clip"]["time_map"])
     with contextlib.ExitStack() as stack:
@@ -106,7 +108,12 @@ def draw(target: Path, sound: Path, sidecar: dict[str, Any], watched: Any) -> Pa
 def facts(sidecar: dict[str, Any]) -> dict[str, Any]:
     """What there is to tell of a take, by name."""
     request = sidecar["request"]
-    told = {name: request.get(name) for name in ("seed", "prompt", "negative_prompt", "preset", "steps", "guidance_scale",
-                                                 "temperature", "base", "region", "vary")}  # fmt: skip
+    told = {
+        name: "; ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in request.items()
+        if value is not None and value is not False and value != []
+    }
+    if "vary" not in told:
+        told.pop("vary_by", None)
     scores = {f"score: {name}": value for name, value in (sidecar.get("scores") or {}).items()}
     return {**told, "model": sidecar["model"].get("name"), "loudness (LUFS)": sidecar.get("loudness"), **scores}

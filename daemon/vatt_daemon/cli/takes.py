@@ -47,16 +47,21 @@ def list_takes(
 def pick(
     take: Annotated[Path, typer.Argument(metavar="TAKE", help="The take's side-car or sound.")],
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Its copy; left out, named like the clip.")
+        Path | None, typer.Option("--output", metavar="FILE", help="Its copy; in a folder, named like the clip.")
     ] = None,
 ) -> None:
     """Copy a take to a name of its own, with its side-car. Nothing is overwritten and every take stays."""
     from vatt_core.media.atomic import replacing, write_bytes
 
+    if take.is_dir():
+        raise BadRequest(f"{take} is a folder: name one of the takes in it.", path=str(take))
     ((path, sidecar),) = sidecars([take])
     sound = sound_of(path, sidecar)
-    target = (output or path.with_name(Path(sidecar["clip"]["path"]).stem)).expanduser().absolute()
-    target = target.with_suffix(sound.suffix)
+    target = (output or path.parent).expanduser().absolute()
+    if target.is_dir():
+        target /= Path(sidecar["clip"]["path"]).stem
+    if target.suffix.lower() != sound.suffix:
+        target = target.with_name(target.name + sound.suffix)
     for name in (target, target.with_suffix(".json")):
         if name.exists():
             raise BadRequest(f"{name} is there already: choose another name with --output.", path=str(name))
@@ -71,7 +76,7 @@ def describe(path: Path, sidecar: dict[str, Any]) -> dict[str, Any]:
     return {
         "take": path.stem,
         "sidecar": str(path.absolute()),
-        "wav": str(path.with_name(str(sidecar.get("wav", ""))).absolute()),
+        "wav": str(path.with_name(Path(sidecar["wav"]).name).absolute()),
         "seed": sidecar["request"].get("seed"),
         "caption": sidecar.get("caption") or sidecar["request"].get("prompt") or "",
         "loudness": sidecar.get("loudness"),

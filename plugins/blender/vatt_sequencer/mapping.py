@@ -43,7 +43,6 @@ class Traits:
     retimed: bool = False
     modifiers: bool = False
     cropped: bool = False
-    missing: bool = False
 
     def check(self) -> None:
         """Raises NeedsProxy."""

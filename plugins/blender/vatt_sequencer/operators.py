@@ -57,7 +57,7 @@ class Submitting:
                 order = self.order(scene, strip)
                 requests.submit(session, scene, strip, self.kind, order, folder=preferences().output)
                 sent += 1
-            except (reading.CannotRead, proxy.ProxyFailed, requests.NoRange, OSError) as error:
+            except (reading.CannotRead, proxy.ProxyFailed, requests.NoRange, requests.NoFolder, OSError) as error:
                 problems.append(str(error))
         if problems:
             session.problem = problems[0]

@@ -16,6 +16,10 @@ class NoRange(Exception):
     """There is no range to regenerate; the text says how to set one."""
 
 
+class NoFolder(Exception):
+    """Sounds cannot be written; the text says where they should have gone."""
+
+
 def marked_range(scene: Any) -> tuple[int, int]:
     """The preview range, else from the first to the last selected marker, as frames [first, last). Raises NoRange."""
     if scene.use_preview_range:
@@ -85,9 +89,15 @@ def regeneration(scene: Any, strip: Any) -> Order:
 
 
 def submit(session: Session, scene: Any, strip: Any, kind: str, order: Order, *, folder: str) -> Job:
-    """Hand in a job for what is seen of a strip. Raises CannotRead, ProxyFailed, OSError."""
+    """Hand in a job for what is seen of a strip. Raises CannotRead, ProxyFailed, NoFolder, OSError."""
     output = output_folder(folder)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NoFolder(
+            f"The folder for sounds {output} cannot be made ({error.strerror}): name another one in the extension's "
+            "preferences."
+        ) from None
     fields = dict(order.fields)
     if kind == jobs.GENERATE:
         fields["output"] = str(output)

@@ -16,12 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vatt_client.errors import ClientError
+from vatt_client.errors import BadRequest, ClientError
 from vatt_client.replies import Take
 
 from vatt_watch.scan import FAILED, STAGING
 
 MARK = ".vatt"
+LONGEST_NAME = 255
+"""Bytes of a file's name, on every usual file system."""
 
 
 class LostResult(Exception):
@@ -36,6 +38,12 @@ def staging_folder(destination: Path, key: str) -> Path:
 def result_name(base: str, number: int, suffix: str) -> str:
     """`clip.vatt.wav`, `clip.vatt.2.wav`, … for take 0, 1, …"""
     return f"{base}{MARK}{'' if number == 0 else f'.{number + 1}'}{suffix}"
+
+
+def check_name(clip: Path, takes: int) -> None:
+    """Raises BadRequest where a clip's name leaves no room for those of its takes, finished or under way."""
+    if len(f".{clip.stem}-take-{takes}.json.part".encode()) > LONGEST_NAME:
+        raise BadRequest("The name of this clip is so long that its results cannot be named after it: rename it.")
 
 
 def candidates(clip: Path) -> Iterable[str]:
@@ -203,8 +211,13 @@ def _sync(path: Path) -> None:
 
 
 def error_file(destination: Path, clip: Path) -> Path:
-    """Where the cause of a clip's failure is left. A name that is no Unicode is written with escapes."""
-    return destination / FAILED / f"{clip.name.encode('utf-8', 'backslashreplace').decode()}.error.txt"
+    """Where the cause of a clip's failure is left. A name that is no Unicode is written with escapes, one that is too long is
+    cut and told from others by a part of its hash."""
+    name, suffix = clip.name.encode("utf-8", "backslashreplace"), ".error.txt"
+    if len(name) + len(suffix) > LONGEST_NAME:
+        suffix = f"~{hashlib.sha256(name).hexdigest()[:8]}{suffix}"
+        name = name[: LONGEST_NAME - len(suffix)]
+    return destination / FAILED / (name.decode("utf-8", "ignore") + suffix)
 
 
 def write_error(destination: Path, clip: Path, error: ClientError, job: str | None) -> str:

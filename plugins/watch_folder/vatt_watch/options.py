@@ -5,6 +5,7 @@ Nearer ones win. The names are the fields of the protocol's `generate`, and a fe
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tomllib
@@ -103,6 +104,8 @@ def read_settings(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
         raise BadRequest(f"The settings file {file} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         kind = "TOML" if file.suffix == ".toml" else "JSON"

@@ -180,6 +180,9 @@ class Runner:
             if clip.content.startswith(UNREADABLE):
                 raise InputNotVisible(f"The file {path} cannot be read: change its permissions.")
             options = read_options(folder.path, clip.path, folder.options)
+            takes = int(options.sound.get("takes", 1))
+            if not options.skip:
+                delivery.check_name(path, takes)
         except ClientError as error:
             self._fail(folder, clip, error, None)
             return True
@@ -196,7 +199,7 @@ class Runner:
         clip.base = delivery.choose_base(
             path,
             destination,
-            takes=int(options.sound.get("takes", 1)),
+            takes=takes,
             taken=lambda base: self._book.name_is_taken(clip, base),
             own=clip.outputs,
         )

@@ -130,7 +130,7 @@ def look(root: Path, clip: str) -> Seen | None:
         notes = []
         for suffix in NOTE_SUFFIXES:
             note = path.with_name(path.name + suffix)
-            if note.exists():
+            if os.path.exists(note):  # also where the name would be too long for a file
                 about = note.stat()
                 notes.append(f"{note.name}:{about.st_size}:{about.st_mtime_ns}")
     except OSError:

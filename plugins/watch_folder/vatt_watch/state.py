@@ -202,8 +202,15 @@ class WatchState:
         """Stop watching. What was done is remembered, so that watching it again repeats nothing."""
         with self.transaction():
             self._db.execute("UPDATE folders SET watched = 0 WHERE id = ?", (folder,))
-            self._db.execute("DELETE FROM clips WHERE folder = ? AND state IN (?, ?, ?)",
-                             (folder, WAITING, CAPTIONING, SOUNDING))  # fmt: skip
+            self._db.execute(
+                "UPDATE clips SET state = ?, key = '', recipe = '', work = '{}' WHERE folder = ? AND state IN (?, ?)",
+                (WAITING, folder, *UNDER_WAY),
+            )
+            # What lies there of an earlier content has to be known when the folder is watched again.
+            self._db.execute(
+                "DELETE FROM clips WHERE folder = ? AND state = ? AND outputs = '[]' AND error_file = ''",
+                (folder, WAITING),
+            )
 
     def retry(self, folder: int) -> int:
         """Have the failed clips of a folder tried again. Returns how many."""

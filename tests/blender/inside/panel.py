@@ -124,6 +124,15 @@ answer["ranges"].append(marked())
 found.use_preview_range, found.frame_preview_start, found.frame_preview_end = True, 15, 19
 answer["ranges"].append(marked())
 
+# A folder that cannot be made, as it would lie in a file.
+preferences = bpy.context.preferences.addons[stage.ADDON].preferences
+preferences.output = str(Path(asked["film"]) / "sounds")
+stage.select(found, film)
+try:
+    bpy.ops.vatt.generate()
+except RuntimeError:  # how a reported error reaches a script
+    answer["no folder"] = session.problem
+
 # No scene in the sequencer: nothing to do, and nothing fails.
 if bpy.app.version >= (5, 0, 0):
     bpy.context.workspace.sequencer_scene = None

@@ -43,9 +43,16 @@ def audio_sizes(tensors: Mapping[str, Tensor], path: Path, timing: Timing) -> tu
             file=str(path),
         )
 
-    def shape(name: str) -> Sequence[int]:
+    def shape(name: str, axes: int = 2) -> Sequence[int]:
         if name not in shapes:
             raise BadModel(f"{path} lacks {PREFIX}{name}; it is incomplete, fetch it again", key=PREFIX + name)
+        if len(shapes[name]) != axes:
+            raise BadModel(
+                f"{path}: {PREFIX}{name} has the shape {list(shapes[name])} instead of {axes} axes; it belongs to "
+                "another model",
+                file=str(path),
+                key=PREFIX + name,
+            )
         return shapes[name]
 
     def count(pattern: str) -> int:
@@ -64,11 +71,19 @@ def audio_sizes(tensors: Mapping[str, Tensor], path: Path, timing: Timing) -> tu
         return sub_layers // 2
 
     def heads(stack: str) -> int:
-        return shape(f"{stack}.attn_layers.layers.0.1.to_q.weight")[0] // _DIM_HEAD
+        name = f"{stack}.attn_layers.layers.0.1.to_q.weight"
+        if shape(name)[0] < _DIM_HEAD:
+            raise BadModel(
+                f"{path}: {PREFIX}{name} has the shape {list(shape(name))}, which is less than one head of {_DIM_HEAD}; it "
+                "belongs to another model",
+                file=str(path),
+                key=PREFIX + name,
+            )
+        return shape(name)[0] // _DIM_HEAD
 
     dim, latent = shape("embedding.out_proj.weight")
     timing = replace(timing, codebooks=count(r"classifier\.(\d+)\."), codebook_size=shape("classifier.0.weight")[0])
-    rows = shapes["pos_embed"][-2] if "pos_embed" in shapes else _RELEASED.visual_positions + timing.code_frames
+    rows = shape("pos_embed", 3)[-2] if "pos_embed" in shapes else _RELEASED.visual_positions + timing.code_frames
     config = AudioTransformerConfig(
         dim=dim,
         encoder_layers=layers("encoder"),

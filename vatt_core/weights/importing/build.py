@@ -215,7 +215,15 @@ class _Import:
             "codec": _Part(compression.state, str(codec_place)),
         }
         for name, part in parts.items():
-            check_tensors(config, name, part.state, source=part.source)
+            try:
+                check_tensors(config, name, part.state, source=part.source)
+            except BadModel as error:
+                if "file" in error.details:
+                    raise
+                # The part could not even be built.
+                raise BadModel(
+                    f"{part.source}: {error.message}; give the {name} of the release", file=part.source, part=name
+                ) from error
         self._write(config, parts, base)
         return self.done
 
@@ -357,7 +365,14 @@ class _Import:
         words = [place for place in self.files.beside(base) if _TOKENIZER.match(place.name)]
         for path in self.unpacker.files(words):
             shutil.copyfile(path, self.made / TOKENIZER_FOLDER / path.name)
-        vocabulary = len(load_tokenizer(self.made / TOKENIZER_FOLDER))
+        try:
+            vocabulary = len(load_tokenizer(self.made / TOKENIZER_FOLDER))
+        except BadModel as error:
+            raise BadModel(
+                f"No tokenizer lies beside {base} that can be read (its tokenizer.model or tokenizer.json is missing or "
+                "damaged); give the whole folder of the base model",
+                part="base",
+            ) from error
         if vocabulary > int(config.converter.llm["vocab_size"]):
             raise BadModel(
                 f"{base}: its tokenizer has {vocabulary} entries, its model {config.converter.llm['vocab_size']}; give "

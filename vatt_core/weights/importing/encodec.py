@@ -34,6 +34,7 @@ _FIXED = {
     "seanet.disable_norm_outer_blocks": 0,
     "seanet.decoder.final_activation": None,
 }
+_PAD_MODES = ("constant", "reflect", "replicate", "circular")
 _DEFAULTS: dict[str, Any] = {  # of audiocraft, where a configuration leaves them out
     "seanet.activation": "ELU",
     "seanet.activation_params.alpha": 1.0,
@@ -72,8 +73,19 @@ def read_compression(path: Path, *, trust: bool = False) -> CompressionCheckpoin
 
 
 def encodec_arguments(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The arguments of EncodecConfig for a configuration of audiocraft, with its `${references}` resolved."""
+    """The arguments of EncodecConfig for a configuration of audiocraft, with its `${references}` resolved.
 
+    Raises BadModel naming what cannot be built or is no number.
+    """
+    try:
+        return _arguments(settings, path)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadModel(
+            f"{path}: its configuration 'xp.cfg' cannot be understood ({error}); fetch it again", file=str(path)
+        ) from error
+
+
+def _arguments(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     def value(name: str) -> Any:
         found: Any = settings
         for part in name.split("."):
@@ -99,6 +111,11 @@ def encodec_arguments(settings: Mapping[str, Any], path: Path) -> dict[str, Any]
         if surplus:
             raise BadModel(f"{path}: its seanet.{side}.{min(surplus)} cannot be built; use the codec of AudioGen")
     bins, books, ratios = int(value("rvq.bins")), int(value("rvq.n_q")), [int(x) for x in value("seanet.ratios")]
+    rate = int(value("encodec.sample_rate"))
+    if min(rate, bins, books, len(ratios), *ratios) < 1:
+        raise ValueError(f"sample rate {rate}, ratios {ratios}, {books} codebooks of {bins}")
+    if value("seanet.pad_mode") not in _PAD_MODES:
+        raise ValueError(f"padding {value('seanet.pad_mode')!r}")
     bits = math.log2(bins)
     if bits != int(bits) or int(value("seanet.lstm")) < 1 or int(value("encodec.channels")) != 1:
         raise BadModel(
@@ -106,7 +123,6 @@ def encodec_arguments(settings: Mapping[str, Any], path: Path) -> dict[str, Any]
             "channels; the codec needs a power of two, at least one layer and one channel",
             file=str(path),
         )
-    rate = int(value("encodec.sample_rate"))
     return {
         "target_bandwidths": [_bandwidth(books, int(bits), math.ceil(Fraction(rate, math.prod(ratios))))],
         "sampling_rate": rate,

@@ -17,6 +17,7 @@ from typing import Literal
 
 from vatt_core.errors import BadModel, BadRequest, InputNotVisible
 from vatt_core.media.atomic import writing_error
+from vatt_core.weights.space import need_space
 
 Role = Literal["base", "delta", "checkpoint", "codebooks", "word_embeds", "codec", "vision"]
 ROLES: tuple[Role, ...] = ("base", "delta", "checkpoint", "codebooks", "word_embeds", "codec", "vision")
@@ -202,6 +203,7 @@ class Unpacker:
         target = folder / place.name
         if target.is_file():
             return target
+        need_space(folder, place.size, f"Unpacking {place}")
         self._report(f"unpacking {place.name}")
         try:
             folder.mkdir(parents=True, exist_ok=True)

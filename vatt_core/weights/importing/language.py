@@ -28,9 +28,9 @@ _HARMLESS = re.compile(r"rotary_emb\.inv_freq$|\.original_max_seq_len$")
 
 # Of the official Llama, whatever the folder says (reference 2.2): the bundled code knows no other.
 _LLAMA_ROPE = 10_000.0
+_NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id",
+    *_NEEDED, "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id",
     "tie_word_embeddings", "attention_bias", "head_dim",
 )  # fmt: skip
 
@@ -62,19 +62,22 @@ class LanguagePart:
 def read_llm_config(folder: Path) -> tuple[Family, dict[str, Any], list[str]]:
     """Family, arguments of transformers' configuration, and settings that the official code leaves unread.
 
-    Raises BadModel when the folder's config.json is neither that of a Llama nor that of a Gemma.
+    Raises BadModel when the folder's config.json is neither that of a Llama nor that of a Gemma, or lacks a size.
     """
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadModel(f"{path} cannot be read ({error}); name the folder of the base model", file=str(path)) from error
-    family = values.get("model_type")
+    family = values.get("model_type") if isinstance(values, dict) else None
     if family not in ("llama", "gemma"):
         raise BadModel(
             f"{path} describes a {family!r}; VATT is built on Vicuna ('llama') or Gemma ('gemma')", file=str(path)
         )
     kept = {name: values[name] for name in _SIZES if values.get(name) is not None}
+    for name in _NEEDED:
+        if name not in kept:
+            raise BadModel(f"{path} does not say {name}; give the whole config.json of the base model", file=str(path))
     notes = []
     if family == "gemma":
         kept["hidden_act"] = values.get("hidden_activation") or "gelu_pytorch_tanh"
@@ -95,7 +98,7 @@ def delta_family(tensors: Mapping[str, Tensor]) -> Family | None:
     widths = {}
     for letter in "qv":
         for name in (f"{letter}_proj.lora_B.default.weight", f"{letter}_proj.weight"):
-            found = [value.shape[0] for key, value in tensors.items() if key.endswith(name)]
+            found = [value.shape[0] for key, value in tensors.items() if key.endswith(name) and value.ndim]
             if found:
                 widths[letter] = found[0]
                 break
@@ -128,7 +131,10 @@ def read_source(path: Path, what: str, tensors: Mapping[str, Tensor]) -> Source:
 def converter_config(family: Family, llm: dict[str, Any], sources: list[Source], *, lora_alpha: int) -> ConverterConfig:
     """The configuration; the rank of LoRA is that of its tensors."""
     ranks = {
-        value.shape[0] for source in sources for key, value in source.tensors.items() if "lora_A." in key
+        value.shape[0] if value.ndim == 2 else 0
+        for source in sources
+        for key, value in source.tensors.items()
+        if "lora_A." in key
     }  # fmt: skip
     if len(ranks) != 1:
         files = ", ".join(str(source.path) for source in sources if source.what != "base")
@@ -158,13 +164,24 @@ def read_converter(folder: Path, sources: list[Source], *, timing: Timing, lora_
                 f"{family.capitalize()}; give files of one family",
                 file=str(source.path),
             )
-    projections = [source.tensors["video_proj.weight"] for source in sources if "video_proj.weight" in source.tensors]
+    projections = [source for source in sources if "video_proj.weight" in source.tensors]
     if not projections:
         raise BadModel(_missing("video_proj.weight", sources))
+    projection = projections[-1].tensors["video_proj.weight"]
+    if projection.ndim != 2:
+        raise BadModel(
+            f"{projections[-1].path}: {projections[-1].original['video_proj.weight']} has the shape "
+            f"{list(projection.shape)} instead of two axes; it belongs to another model",
+            file=str(projections[-1].path),
+        )
     config = converter_config(family, llm, sources, lora_alpha=lora_alpha)
-    feature_dim = projections[-1].shape[1]
-    with init_empty_weights(include_buffers=False):
-        wanted = Converter(config, timing, feature_dim).state_dict()
+    feature_dim = projection.shape[1]
+    try:
+        with init_empty_weights(include_buffers=False):
+            wanted = Converter(config, timing, feature_dim).state_dict()
+    except BadModel as error:
+        path = folder / "config.json"
+        raise BadModel(f"{path}: {error.message}; give the config.json of the base model", file=str(path)) from error
     part = LanguagePart(config, {}, feature_dim, notes=notes)
     used: set[tuple[int, str]] = set()
     tied = bool(llm["tie_word_embeddings"])
@@ -181,6 +198,12 @@ def read_converter(folder: Path, sources: list[Source], *, timing: Timing, lora_
             raise BadModel(
                 f"{source.path}: {source.original[key]} has the shape {list(found.shape)}, this {family.capitalize()} "
                 f"needs {list(value.shape)}; give files of one model",
+                file=str(source.path),
+                key=source.original[key],
+            )
+        if not found.is_floating_point():
+            raise BadModel(
+                f"{source.path}: {source.original[key]} holds {found.dtype}, not weights; give the file of the release",
                 file=str(source.path),
                 key=source.original[key],
             )

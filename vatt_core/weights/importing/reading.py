@@ -43,7 +43,15 @@ def read_pickled(path: Path, *, trust: bool = False) -> Any:
             "along; if you trust where it comes from, add --trust",
             file=str(path),
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, AttributeError, ImportError, KeyError) as error:
+    except ImportError as error:
+        raise BadModel(
+            f"{path} needs the Python module {error.name}, which is not installed here ({_first_line(error)}); install it "
+            "beside VATT, or give a file that holds tensors only",
+            file=str(path),
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, AttributeError, LookupError, TypeError) as error:
+        if not _is_pickle(path):
+            raise BadModel(f"{path} is no file of weights; {_AGAIN}", file=str(path)) from error
         raise BadModel(f"{path} is damaged ({_first_line(error)}); {_AGAIN}", file=str(path)) from error
 
 

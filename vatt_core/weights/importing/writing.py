@@ -40,13 +40,22 @@ def write_tensors(
     """Write tensors in the order of their names; floating ones as `dtype` (None: as they are). Returns the bytes.
 
     source: the file that they come from, for messages; origin: file and key of single ones. Raises BadModel when a
-    number is NaN or infinite (in the source or once narrowed), DiskFull, ForbiddenPath. The caller removes what a
-    failure leaves.
+    number is NaN or infinite (in the source or once narrowed) or a tensor stored in a form that no part has, DiskFull,
+    ForbiddenPath. The caller removes what a failure leaves.
     """
     kinds = {
         name: dtype if dtype is not None and value.is_floating_point() else value.dtype
         for name, value in tensors.items()
     }
+    for name, value in tensors.items():
+        if kinds[name] not in _NAMES or value.layout != torch.strided:
+            where = origin.get(name, source)
+            raise BadModel(
+                f"{name} of {where} is stored as {kinds[name]} ({value.layout}), which no part can hold; give the file of the "
+                "release",
+                file=where,
+                key=name,
+            )
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in sorted(tensors):
