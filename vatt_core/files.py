@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -12,6 +13,10 @@ from vatt_core.media.atomic import writing_error
 
 WHOLE = 256 << 20
 """Bytes up to which a clip is hashed as a whole; of a longer one, which may be hundreds of gigabytes, samples."""
+
+LONGEST_STEM = 224
+"""Bytes of what files are named after. The number, the suffix and the mark of an unfinished file still fit into the 255
+that usual file systems allow."""
 
 _SAMPLES = 16
 _SAMPLE = 1 << 20
@@ -43,12 +48,22 @@ def _fingerprint(path: Path, size: int, state: tuple[int, ...]) -> str:
     return f"samples:{digest.hexdigest()}"
 
 
+def short_stem(stem: str) -> str:
+    """The stem itself; of one that leaves no room for what is added to it, the beginning, and a part of its hash, by which
+    clips whose names begin alike are told apart."""
+    name = os.fsencode(stem)
+    if len(name) <= LONGEST_STEM:
+        return stem
+    mark = f"~{hashlib.sha256(name).hexdigest()[:8]}"
+    return name[: LONGEST_STEM - len(mark)].decode("utf-8", "ignore") + mark
+
+
 def free_names(folder: Path, stem: str, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Paths `STEM-take-N` + each suffix, with the first N for which none of them exists.
+    """Paths `STEM-take-N` + each suffix, with the first N for which none of them exists. A long stem is cut.
 
     Raises ForbiddenPath when the folder may not be looked into.
     """
-    number = 1
+    stem, number = short_stem(stem), 1
     while True:
         names = {suffix: folder / f"{stem}-take-{number}{suffix}" for suffix in suffixes}
         try:

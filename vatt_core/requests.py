@@ -67,8 +67,8 @@ class GenerateRequest(ClipRequest):
 
     The files. sample_rate: Hz. bits: 16, 24, or 32 (float). container: "wav" or "flac". channels: 2 is the same sound
     twice. loudness: integrated loudness in LUFS (EBU R128) with true peaks held under true_peak (dBTP); peak: the highest
-    true peak instead; both None: as the model made it. fade: milliseconds at both ends. rank: best take first. mux: also
-    a copy of the video with the sound. preview: that, and a picture of what was made.
+    true peak instead of the default loudness; both None: as the model made it. fade: milliseconds at both ends. rank: best
+    take first. mux: also a copy of the video with the sound. preview: that, and a picture of what was made.
     """
 
     output: Path = Path()
@@ -123,6 +123,8 @@ class GenerateRequest(ClipRequest):
         for name in ("base", "reference"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
+        if self.peak is not None and self.loudness not in (None, DEFAULT_LOUDNESS):
+            raise BadRequest("A peak sets the level in the place of a loudness: give one of them.", field="peak")
         if self.prompt is not None and self.prompts:
             raise BadRequest("Give one prompt, or one per shot, not both.", field="prompts")
         if any(not text.strip() for text in self.prompts):

@@ -78,6 +78,7 @@ def describe_take(
             "source_range": [str(first), str(last)],
             "time_map": time_map.to_list(),
             "frame_rate": str(info.frame_rate),
+            "duration": str(info.duration),
             "timecode": info.timecode,
         },
         "model": model,
@@ -161,6 +162,8 @@ def request_from_sidecar(sidecar: dict[str, Any], output: Path, *, clip: Path | 
         known = {name: said[name] for name in ("prompt", "seed", *_SINCE_THE_FIRST)}
         # What a side-car does not say is as it was before one could say it.
         known |= {name: said[name] for name in SETTINGS if name not in known and said.get(name) is not None}
+        if known.get("peak") is not None:
+            known["loudness"] = None  # of both, which once could be given, only the peak counted
         for name in ("cuts", "region"):
             if known.get(name) is not None:
                 known[name] = tuple(exact_seconds(time, name) for time in known[name])

@@ -70,6 +70,25 @@ def _make(file: Path) -> None:
     os.replace(part, file)
 
 
+def check_private_folder(folder: Path) -> None:
+    """Raise ForbiddenPath unless the folder of the keys is this user's and no one else can look or write into it."""
+    about = folder.stat()
+    if sys.platform == "win32":
+        return
+    if about.st_uid != os.getuid():
+        raise ForbiddenPath(
+            f"The folder of the keys {folder} belongs to another user (uid {about.st_uid}): run the daemon as that user, "
+            "or set VATT_HOME to a folder of your own.",
+            path=str(folder),
+        )
+    if stat.S_IMODE(about.st_mode) & 0o077:
+        raise ForbiddenPath(
+            f"The folder of the keys {folder} is open to others (mode {stat.S_IMODE(about.st_mode):o}): "
+            f"run 'chmod 700 {folder}'.",
+            path=str(folder),
+        )
+
+
 def check_private(file: Path) -> None:
     """Raise ForbiddenPath unless `file` is a regular file of this user that no one else can read or write."""
     about = file.lstat()

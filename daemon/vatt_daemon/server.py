@@ -32,7 +32,7 @@ from vatt_daemon.channel import Channel, Outbox
 from vatt_daemon.clients import Caller, Callers, NamedClients
 from vatt_daemon.executor import Executor, LocalExecutor
 from vatt_daemon.folders import Folders
-from vatt_daemon.keys import Gatekeeper, KeyPair, load_key_pair
+from vatt_daemon.keys import Gatekeeper, KeyPair, check_private_folder, load_key_pair
 from vatt_daemon.lock import SingleInstance
 from vatt_daemon.logs import about
 from vatt_daemon.metrics import Metrics
@@ -93,6 +93,7 @@ class Server:
         with contextlib.ExitStack() as stack:
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             stack.callback(context.destroy, linger=200)
+            check_private_folder(self.folders.keys)
             server_keys = load_key_pair(self.folders.keys / "server.secret")
             client_keys = load_key_pair(self.folders.keys / "client.secret")
             named, remote = NamedClients(self.folders.clients), self.settings.remote

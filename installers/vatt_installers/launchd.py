@@ -43,6 +43,9 @@ class Launchd(ServiceManager):
             agent["EnvironmentVariables"] = dict(program.environment)
         return plistlib.dumps(agent).decode()
 
+    def check(self) -> None:
+        insist(["launchctl", "print", _domain()])
+
     def install(self, programs: list[Program]) -> None:
         for program in programs:
             self.file(program).parent.mkdir(parents=True, exist_ok=True)

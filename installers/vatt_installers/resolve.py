@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -88,7 +89,7 @@ def install(scripts: Path, library: Path, *, home: str | None, python: str | Non
     """
     source = _package()
     target = library / "vatt_resolve"
-    for folder in {scripts, *_installed_in(library)}:
+    for folder in {scripts, *installed_in(library)}:
         remove_stale(folder)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -131,7 +132,7 @@ def remove_stale(scripts: Path) -> list[Path]:
     return gone
 
 
-def _installed_in(library: Path) -> list[Path]:
+def installed_in(library: Path) -> list[Path]:
     """The scripts folder of the last installation, which may have been named by the user."""
     try:
         return [Path(json.loads((library / SETTINGS).read_text("utf-8"))["scripts"])]
@@ -147,7 +148,7 @@ def _remove_empty(folder: Path) -> None:
 def uninstall(scripts: Path, library: Path) -> bool:
     """Remove everything that `install` wrote, wherever the menu entries went. False: nothing was there."""
     there = library.is_dir()
-    gone = [file for folder in {scripts, *_installed_in(library)} for file in remove_stale(folder)]
+    gone = [file for folder in {scripts, *installed_in(library)} for file in remove_stale(folder)]
     shutil.rmtree(library, ignore_errors=True)
     return bool(gone) or there
 
@@ -157,7 +158,8 @@ def problems(scripts: Path, library: Path) -> Mapping[str, str]:
     found = list(entries(scripts))
     if not found:
         return {}
-    again = "run 'vatt plugins install resolve' again"
+    where = "" if scripts == scripts_folder() else f" --path {shlex.quote(str(scripts))}"
+    again = f"run 'vatt plugins install resolve{where}' again"
     wanted = {scripts / CATEGORY / MENU / f"{name}.py": render(action, library) for name, action in ENTRIES.items()}
     wrong: dict[str, str] = {}
     for file in found:

@@ -52,6 +52,11 @@ class ServiceManager(ABC):
         """Where that file goes."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Called before anything is changed for an installation. Raises CommandFailed where the system's manager cannot
+        be reached."""
+
+    @abstractmethod
     def install(self, programs: list[Program]) -> None:
         """Write the files and start the programs; those that were there are replaced and restarted (an upgrade).
 

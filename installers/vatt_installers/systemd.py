@@ -57,6 +57,9 @@ class Systemd(ServiceManager):
             ),
         )
 
+    def check(self) -> None:
+        _reach("show-environment")
+
     def install(self, programs: list[Program]) -> None:
         new = [self.file(program) for program in programs if not self.file(program).exists()]
         for program in programs:
@@ -64,15 +67,12 @@ class Systemd(ServiceManager):
             write_bytes(self.file(program), self.render(program).encode())
         units = [self.unit(program) for program in programs]
         try:
-            insist(_systemctl("daemon-reload"))
-        except CommandFailed as error:
+            _reach("daemon-reload")
+        except CommandFailed:
             # No systemd has taken these units up, so none could remove them.
             for file in new:
                 file.unlink()
-            raise CommandFailed(
-                f"{error.message} Where no systemd runs for this user, start 'vatt daemon run' and 'vatt watch run' at "
-                "log-in by your own means."
-            ) from None
+            raise
         run(_systemctl("reset-failed", *units))
         insist(_systemctl("enable", *units))
         insist(_systemctl("restart", *units))
@@ -96,6 +96,17 @@ class Systemd(ServiceManager):
             return ServiceStatus(program.name, installed, False, error.message)
         detail = state[-1] if state else ""
         return ServiceStatus(program.name, installed, detail == "active", detail)
+
+
+def _reach(verb: str) -> None:
+    """Ask systemd for something that fails only where none runs for this user."""
+    try:
+        insist(_systemctl(verb))
+    except CommandFailed as error:
+        raise CommandFailed(
+            f"{error.message} Where no systemd runs for this user, start 'vatt daemon run' and 'vatt watch run' at "
+            "log-in by your own means."
+        ) from None
 
 
 def _systemctl(*arguments: str) -> list[str]:

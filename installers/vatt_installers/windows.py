@@ -83,6 +83,9 @@ class TaskScheduler(ServiceManager):
             arguments=escape(subprocess.list2cmdline(arguments)),
         )
 
+    def check(self) -> None:
+        run(["schtasks", "/Query"])  # its exit code says only whether there are tasks
+
     def install(self, programs: list[Program]) -> None:
         for program in programs:
             self.file(program).parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ class Rule:
             raise _refusal(name, f"cannot be read as {self.kind}", self) from error
         named = checked if isinstance(checked, tuple) else (checked,)
         if self.choices and any(item not in self.choices for item in named):
-            raise _refusal(name, f"must be one of {', '.join(map(str, self.choices))}", self)
+            raise _refusal(name, f"must be one of {', '.join(map(str, self.choices))}")
         return checked
 
 
@@ -66,8 +66,9 @@ def _plain(bound: float) -> str:
     return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
-def _refusal(name: str, problem: str, rule: Rule) -> BadRequest:
-    allowed = f" (allowed: {rule.range_text}{' ' + rule.unit if rule.unit else ''})" if rule.range_text else ""
+def _refusal(name: str, problem: str, rule: Rule | None = None) -> BadRequest:
+    """rule: the one whose range the message names; None where the problem is another one, or names it already."""
+    allowed = f" (allowed: {rule.range_text}{' ' + rule.unit if rule.unit else ''})" if rule and rule.range_text else ""
     return BadRequest(f"The field '{name}' {problem}{allowed}.", field=name)
 
 
@@ -162,7 +163,7 @@ def _check_time_map(rule: Rule, name: str, value: Any) -> tuple[tuple[Fraction, 
     if points[0][0] != 0:
         raise _refusal(f"{name}[0][0]", "must be 0: a time map begins at the clip's first moment", rule)
     if any(later[0] <= earlier[0] for earlier, later in itertools.pairwise(points)):
-        raise _refusal(name, "must have rising timeline seconds", rule)
+        raise _refusal(name, "must have rising timeline seconds")
     return tuple(points)
 
 
@@ -214,8 +215,10 @@ def _check_times(rule: Rule, name: str, value: Any) -> tuple[Fraction, ...]:
     _within(rule, name, value, len(value))
     each = Rule("time", "", 0, MAXIMUM_SECONDS, "s")
     times = tuple(_check_time(each, f"{name}[{number}]", item) for number, item in enumerate(value))
-    if any(later <= earlier for earlier, later in itertools.pairwise(times)):
-        raise _refusal(name, "must have rising times", rule)
+    for earlier, later in itertools.pairwise(times):
+        if later <= earlier:
+            order = "the second time after the first" if rule.maximum == 2 else "each time after the one before it"
+            raise _refusal(name, f"must have {order}, not {float(earlier):g} s and then {float(later):g} s")
     return times
 
 

@@ -154,13 +154,23 @@ class Generate(Submission):
     container: str = fields.choice("kind of sound file; flac has no 32 bits", "wav", "flac", default="wav")
     channels: int = fields.choice("2: the same sound in two channels", 1, 2, default=1)
     peak: float | None = fields.number(
-        "true peak, instead of a loudness", minimum=-60.0, maximum=0.0, default=None, unit="dBTP"
+        "true peak, instead of the default 'loudness'; no other one beside it",
+        minimum=-60.0,
+        maximum=0.0,
+        default=None,
+        unit="dBTP",
     )
     true_peak: float = fields.number(
         "ceiling of true peaks, with a loudness", minimum=-20.0, maximum=0.0, default=-1.0, unit="dBTP"
     )
     fade: float = fields.number("fade at both ends", minimum=0.0, maximum=1000.0, default=5.0, unit="ms")
     mux: bool = fields.flag("also write a copy of the video with the sound, its pictures untouched", default=False)
+
+    def check_together(self) -> None:
+        super().check_together()
+        # The default gives way: a sender need not take back what it has not said.
+        if self.peak is not None and self.loudness not in (None, fields.rules(Generate)["loudness"][1]):
+            raise BadRequest("'peak' sets the level in the place of 'loudness': give one of them.", field="peak")
 
 
 ITEM_ALIASES = {"in": "start", "out": "end"}

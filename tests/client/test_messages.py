@@ -36,7 +36,7 @@ def frames(body: dict[str, Any]) -> list[bytes]:
 
 @pytest.mark.parametrize("kind", messages.REQUESTS.values(), ids=lambda kind: kind.TYPE)
 def test_every_message_survives_the_wire(kind: type[messages.Message]) -> None:
-    left_out = {"time_map", "manifest"}  # exclude start and end, and items
+    left_out = {"time_map", "manifest", "peak"}  # exclude start and end, items, and a loudness
     values = {name: sample(rule) for name, (rule, _) in fields.rules(kind).items() if name not in left_out}
     if "start" in values:
         values["end"] = values["start"] + 1
@@ -93,6 +93,31 @@ def test_a_range_must_not_be_empty_and_excludes_a_time_map() -> None:
     for wrong in (((0, 0),), ((0, 0), (0, 1)), ((1, 0), (2, 1)), ((0, 0), (1,)), ((0, 0), (1, -1))):
         with pytest.raises(errors.BadRequest):
             messages.Suggest(path="/clip", time_map=wrong)  # type: ignore[arg-type]
+
+
+def refused(**values: Any) -> errors.BadRequest:
+    with pytest.raises(errors.BadRequest) as caught:
+        messages.Generate(path="/clip", output="/out", **values)
+    return caught.value
+
+
+def test_times_that_do_not_rise_are_told_without_the_range_of_their_number() -> None:
+    for values in ({"region": (3, 1)}, {"cuts": (1, 2.5, 2.5)}):
+        message = refused(**values).message
+        assert next(iter(values)) in message and "allowed" not in message and "…" not in message
+        assert all(f"{time:g} s" in message for time in (values.get("region") or (2.5,)))
+
+
+def test_a_choice_that_there_is_not_names_each_choice_once() -> None:
+    for name, value, choices in (("container", "mp3", ("wav", "flac")), ("bits", 8, ("16", "24", "32"))):
+        message = refused(**{name: value}).message
+        assert [message.count(choice) for choice in choices] == [1] * len(choices), message
+
+
+def test_a_peak_goes_with_no_loudness_but_the_default_which_gives_way() -> None:
+    assert refused(peak=-3.0, loudness=-16.0).details["field"] == "peak"
+    for loudness in (None, -23.0):
+        assert messages.Generate(path="/clip", output="/out", peak=-3.0, loudness=loudness).peak == -3.0
 
 
 def test_messages_are_frozen_and_checked_when_made() -> None:

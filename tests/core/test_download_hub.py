@@ -20,8 +20,10 @@ FILES = "timm/tower/resolve/main"
 PULL = """
 import json, os, sys
 from vatt_core.errors import VattError
+from vatt_core.weights import space
 from vatt_core.weights.pull import pull_part
 from vatt_core.weights.registry import Part
+space.MARGIN = int(os.environ.get("SPARE", space.MARGIN))
 part = Part("eva", "a tower", "tower.bin", ("hf:timm/tower",), (), beside=("config.json",), sha256=sys.argv[1] or None)
 try:
     found = {"paths": [str(path) for path in pull_part(part, report=lambda line: None, show=lambda *seen: None)]}
@@ -96,3 +98,11 @@ def test_a_refusal_is_told_and_leaves_no_file(
     assert found["code"] == "download_failed" and "timm/tower" in str(found["message"])
     assert ("accept" in str(found["message"])) == (headers.get("X-Error-Code") == "GatedRepo")
     assert not list(tmp_path.rglob("eva/tower.bin"))
+
+
+def test_room_is_asked_for_before_anything_is_fetched(hub: FileServer, tmp_path: Path) -> None:
+    found = pull(tmp_path, hub.url("").rstrip("/"), SPARE=str(1 << 60))
+    assert found["code"] == "disk_full" and str(found["message"]).startswith("tower.bin needs 400 kB"), found
+    assert not any(
+        path.stat().st_size for path in tmp_path.rglob("tower.bin*") if path.parent != tmp_path / "hub" / FILES
+    )

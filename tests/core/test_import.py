@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import types
 import zipfile
@@ -22,6 +23,7 @@ from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.folder import load_model
 from vatt_core.weights.fingerprint import model_hash
 from vatt_core.weights.importing import ImportOptions, ImportReport, build, import_model
+from vatt_core.weights.importing.placing import clear_up
 from vatt_core.weights.importing.reading import read_codebooks, read_tensors
 from vatt_core.weights.record import read_record
 from vatt_core.weights.verify import verify_model
@@ -435,6 +437,22 @@ def test_an_installed_model_is_replaced_only_when_asked(release: Path) -> None:
         run(release, replace=True)
     assert verify_model(folder)  # a failed import leaves the old one
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_what_killed_imports_left_goes_and_the_model_they_had_put_aside_comes_back(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    model = tmp_path / "own"
+    for work, name in (
+        (f".own.{ended.pid}.1a", "old"),
+        (f".own.{os.getpid()}.2b", "model"),
+        (f".own2.{ended.pid}.3c", "model"),
+    ):
+        (tmp_path / work / name).mkdir(parents=True)
+        (tmp_path / work / name / "config.json").write_text(work)
+    clear_up(model)
+    assert (model / "config.json").read_text() == f".own.{ended.pid}.1a"
+    assert {path.name for path in tmp_path.iterdir()} == {"own", f".own.{os.getpid()}.2b", f".own2.{ended.pid}.3c"}
 
 
 def test_no_more_room_is_taken_than_was_asked_for(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from tests.core.numbered_clips import write_clip as write_numbered
 from tests.core.small_files import small_files
 from vatt_core.errors import BadMedia, BadRequest, Cancelled, DiskFull, ForbiddenPath, InputNotVisible, VattError
-from vatt_core.files import all_or_nothing, fingerprint, free_names
+from vatt_core.files import all_or_nothing, fingerprint, free_names, short_stem
 from vatt_core.media.time_map import TimeMap
 from vatt_core.pipeline import GenerateRequest, Pipeline, SuggestRequest, request_from_sidecar
 from vatt_core.rendering import rendered
@@ -180,6 +181,21 @@ def test_takes_never_overwrite(pipeline: Pipeline, clip: Path, tmp_path: Path) -
     assert (tmp_path / "clip-take-2.json").read_text() == "somebody's"
     assert digest(tmp_path / "clip-take-1.wav") == digest(tmp_path / "clip-take-3.wav")
     assert free_names(tmp_path, "other", [".wav"]) == {".wav": tmp_path / "other-take-1.wav"}
+
+
+def test_a_clip_of_a_very_long_name_gets_takes_of_its_own(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
+    names = [f"{'長' * 83}{letter}.mp4" for letter in "ab"]
+    output = tmp_path / "out"
+    for name in names:
+        shutil.copy(clip, tmp_path / name)
+        assert len(os.fsencode(name)) == 254
+        request = GenerateRequest(tmp_path / name, output=output, prompt=PROMPT, seed=1, mux=True, **QUICK)
+        take = pipeline.generate(request).takes[0]
+        assert Path(take.sidecar).name == Path(take.wav).with_suffix(".json").name
+    stems = {path.stem for path in output.iterdir()}
+    assert len(stems) == 2 and all(stem.startswith("長" * 60) and stem.endswith("-take-1") for stem in stems)
+    short = short_stem("a" * 224)
+    assert short == "a" * 224 and len(os.fsencode(short_stem("é" + "ü" * 125))) <= 224
 
 
 def reference(path: str | Path) -> int | None:

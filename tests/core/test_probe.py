@@ -237,3 +237,15 @@ def test_ranges(tmp_path: Path) -> None:
     ]:  # fmt: skip
         with pytest.raises(BadRequest):
             clip_range(info, start, end)  # type: ignore[arg-type]
+
+
+def test_a_range_that_cannot_be_says_which_of_its_ends_is_wrong(tmp_path: Path) -> None:
+    info = probe(write_clip(tmp_path / "clip.mp4", frames=50))
+    for start, end, field in [(-1, 1, "start"), (100, None, "start"), (2, 9, "start"), (0, 3, "end"), (0, -1, "end"),
+                              (1, 1, "end")]:  # fmt: skip
+        with pytest.raises(BadRequest) as caught:
+            clip_range(info, start, end)
+        assert caught.value.details["field"] == field, (start, end)
+    with pytest.raises(BadRequest) as caught:
+        clip_range(info, 100)
+    assert "100 s to" not in caught.value.message and "2.000 s" in caught.value.message

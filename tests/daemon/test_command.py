@@ -56,10 +56,13 @@ def test_wrong_calls_are_refused_before_a_daemon_is_started(
         (("suggest", "clip.mp4", "--in", "nan"), 2, "--in"),
         (("suggest", "clip.mp4", "--in", "-1"), 2, "--in"),
         (("suggest", "clip.mp4", "--in", "3", "--out", "3"), 2, "empty"),
+        (("suggest", "clip.mp4", "--in", "3", "--out", "2"), 2, "--out must come after --in"),
         (("suggest", "clip.mp4", "--out", "1/0"), 2, "--out"),
         (("suggest", "clip.mp4", "--model", "unheard-of"), 3, "nano"),
         (("suggest", "clip.mp4", "--model", "../x"), 2, "--model"),
         (("generate", "clip.mp4", "--bits", "8"), 2, "--bits"),
+        (("generate", "clip.mp4", "--from", "clip.mp4", "--region", "3,1"), 2, "--region must have the second"),
+        (("generate", "clip.mp4", "--peak", "-3", "--loudness", "-23"), 2, "--peak"),
         (("generate", "clip.mp4", "--guidance", "inf"), 2, "--guidance"),
         (("generate", "clip.mp4", "--output", "file"), 3, "file"),
         (("generate", "clip.mp4", "--takes", "many"), 2, "--takes"),
@@ -185,8 +188,11 @@ def test_models_are_listed_without_torch_and_doctor_reports_as_json(home: Any) -
     listed = home.vatt("models", "list", "--json", **without)
     assert "nano" in [model["name"] for model in json.loads(listed.stdout)]
     report = home.vatt("doctor", "--json", **without)
-    checks = {check["name"]: check["state"] for check in json.loads(report.stdout)["checks"]}
+    found = json.loads(report.stdout)["checks"]
+    checks = {check["name"]: check["state"] for check in found}
     assert report.returncode == 1
+    cures = {check["name"]: check["cure"] for check in found}
+    assert cures["model vatt-llama-t"].startswith("vatt models pull vatt-llama-t")
     assert checks["torch works"] == "problem" and checks["pyzmq"] == "ok"
 
 

@@ -38,6 +38,11 @@ def test_a_message_carries_all_that_a_sidecar_holds() -> None:
     assert message.time_map == ((0, Fraction(1001, 30_000)), (Fraction(1, 3), 0))
 
 
+def test_of_a_peak_and_a_loudness_in_an_old_sidecar_the_peak_counts() -> None:
+    message = message_from_sidecar(sidecar(peak=-3.0, loudness=-16.0), Path("/out"))
+    assert (message.peak, message.loudness) == (-3.0, None)
+
+
 def test_what_is_no_sidecar_is_refused_without_a_daemon(home: Any) -> None:
     (home.root / "x.json").write_text("[]")
     for name, code in (("x.json", 2), ("none.json", 3), (".", 3)):

@@ -6,6 +6,7 @@ by a process that becomes one.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -136,6 +137,22 @@ for curve in (False, True):
     socket.close()
     context.term()
 """
+
+
+def test_keys_in_a_folder_that_is_open_to_others_are_refused(home: Any) -> None:
+    home.start()
+    with home.client() as client:
+        client.shutdown()
+    home.processes[-1].wait(10)
+    keys = home.root / "home" / "data" / "keys"
+    assert keys.stat().st_mode & 0o777 == 0o700
+    with mode(keys, 0o755):
+        refused = home.spawn()
+        assert refused.wait(60) == errors.ForbiddenPath.exit_code
+        assert f"chmod 700 {keys}".encode() in refused.stderr.read()
+        checks = json.loads(home.vatt("doctor", "--json").stdout)["checks"]
+        assert [check["state"] for check in checks if str(keys) in check["cure"]] == ["problem"]
+    home.start()
 
 
 def test_another_user_reads_no_key_and_gets_no_answer(home: Any, root: None) -> None:

@@ -66,8 +66,11 @@ def test_doctor_tells_once_what_is_wrong_and_how_to_cure_it(home: Any) -> None:
     config.write_text(f'[paths]\ninput_roots = ["{home.root}"]\noutput_roots = ["{home.root / "gone"}"]\n')
     key = home.root / "home" / "data" / "keys" / "server.secret"
     key.parent.mkdir(parents=True)
+    key.parent.chmod(0o755)
     key.write_text("short")
     key.chmod(0o600)
+    assert list(problems()) == ["paths.output_roots", "keys folder", "key server.secret"]
+    key.parent.chmod(0o700)
     found = problems()
     assert list(found) == ["paths.output_roots", "key server.secret"]
     assert str(home.root / "gone") in found["paths.output_roots"]

@@ -74,3 +74,16 @@ def test_from_a_take_to_its_page(home: Any) -> None:
     assert "--clip" in vatt("preview", first["sidecar"], fails=3)
     assert Path(vatt("preview", first["sidecar"], "--clip", "moved.mp4").strip()).name == "moved-takes.html"
     vatt("preview", "home", fails=3)
+
+    # A clip of another length is not the one that these takes were made for.
+    write_world(home.root / "longer.mp4", seed=2_000_021, seconds=4.0, size=64)
+    write_world(home.root / "shorter.mp4", seed=2_000_021, seconds=2.0, size=64)
+    older = json.loads(Path(first["sidecar"]).read_text())
+    del older["clip"]["duration"]
+    for name, length in (("longer", "4.000 s"), ("shorter", "2.000 s")):
+        said = vatt("preview", first["sidecar"], "--clip", f"{name}.mp4", fails=2)
+        assert length in said and "3.000 s" in said
+    Path(first["sidecar"]).write_text(json.dumps(older))
+    said = vatt("preview", first["sidecar"], "--clip", "shorter.mp4", fails=2)
+    assert "2.000 s" in said and "3.000 s" in said
+    vatt("preview", first["sidecar"], "--clip", "longer.mp4")  # nothing says how long the clip was

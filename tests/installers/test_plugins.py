@@ -67,11 +67,22 @@ def test_menu_entries_in_a_folder_of_the_user_s_choice_do_not_stay_behind(call: 
     for folder in (one, two):
         assert call("plugins", "install", "resolve", "--path", str(folder))[0] == 0
     assert list(resolve.entries(one)) == [] and len(list(resolve.entries(two))) == len(resolve.ENTRIES)
+    assert [(check.state, str(two) in check.seen) for check in doctor._resolve()] == [("ok", True)]
+    (two / "Utility" / "VATT" / "Settings.py").unlink()
+    (told,) = doctor._resolve()
+    assert told.state == "problem" and str(two) in told.seen and f"--path {two}" in told.cure
     assert call("plugins", "install", "resolve")[0] == 0
     assert list(resolve.entries(two)) == [] and len(list(resolve.entries(usual))) == len(resolve.ENTRIES)
     assert call("plugins", "install", "resolve", "--path", str(one))[0] == 0
     assert call("plugins", "uninstall", "resolve")[0] == 0
     assert list(resolve.entries(one)) == list(resolve.entries(usual)) == []
+
+
+@pytest.mark.parametrize("option", ["--from", "--program"])
+def test_what_belongs_to_blender_is_refused_for_resolve(call: Call, tmp_path: Path, option: str) -> None:
+    code, said, complained = call("plugins", "install", "resolve", option, "something")
+    assert code == 2 and said == "" and option in complained
+    assert not (tmp_path / "user").exists()
 
 
 def test_an_installed_entry_runs_in_a_bare_python(call: Call, tmp_path: Path) -> None:

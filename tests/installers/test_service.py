@@ -190,11 +190,28 @@ def test_where_no_systemd_runs_nothing_is_left_behind(
     assert call("service", "status")[0] == 7 and "yes" not in call("service", "status")[1]
     assert call("service", "uninstall")[0] == 0
     # Units that were there before stay as they are: an upgrade that fails removes nothing.
-    files = [Systemd(tmp_path / "user").file(part) for part in parts]
+    manager = Systemd(tmp_path / "user")
+    files = [manager.file(part) for part in parts]
+    assert not files[0].parent.exists()
+    with pytest.raises(CommandFailed):
+        manager.install(parts)
+    assert not any(file.exists() for file in files)
     for file in files:
         file.write_text("[Unit]\n")
+    with pytest.raises(CommandFailed):
+        manager.install(parts)
     assert call("service", "install")[0] == 9
     assert all(file.exists() for file in files)
+
+
+def test_a_daemon_is_not_stopped_for_a_service_that_cannot_be(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr("vatt_daemon.launch.stop_daemon", lambda: stopped.append("daemon"))
+    monkeypatch.setenv("PATH", "")
+    for platform in ("linux", "darwin", "win32"):
+        monkeypatch.setattr("vatt_daemon.cli.service.sys.platform", platform)
+        assert call("service", "install")[0] == 9
+    assert not stopped
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

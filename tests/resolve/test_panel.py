@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -226,6 +228,18 @@ def test_without_screen_and_browser_the_order_is_carried_out_all_the_same(
     resolve, _, timeline = film(home)
     assert actions.main("generate", resolve, installed(home, tmp_path))
     assert len(sounds_of(timeline)["VATT 2"]) == 3
+
+
+@pytest.mark.parametrize("name", [("resolve", "panel"), ("resolve-panel",)])
+def test_a_panel_that_no_script_has_started_says_so(home: Any, name: tuple[str, ...]) -> None:
+    for given in ("", "hello\n", "[1]\n", "{}\n", '{"clips": []}\n', '{"action": "suggest", "clips": [{}]}\n',
+                  '{"action": "another", "clips": []}\n'):  # fmt: skip
+        ran = subprocess.run(
+            [sys.executable, "-m", "vatt_daemon.cli", *name, "--no-window"],
+            input=given, env=home.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 2 and ran.stdout == "" and "scripts in DaVinci Resolve" in ran.stderr, ran.stderr
+        assert len(ran.stderr.splitlines()) == 1
 
 
 @pytest.mark.browser

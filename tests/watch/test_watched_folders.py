@@ -363,8 +363,8 @@ def test_wrong_calls_are_refused_in_one_sentence(home: Any) -> None:
         (("add", str(home.root / "missing")), "missing"),
         (("add", str(home.folder), "--takes", "99"), "takes"),
         (("add", str(home.folder), "--captions", "99"), "captions"),
-        (("add", str(home.folder / "sub")), "watched already"),
-        (("add", str(home.root), "--recursive"), "watched already"),
+        (("add", str(home.folder / "sub")), f"'vatt watch remove {home.folder}'"),
+        (("add", str(home.root), "--recursive"), f"leave --recursive out, or 'vatt watch remove {home.folder}'"),
         (("remove", str(home.root)), "not watched"),
         (("pause", str(home.root / "missing")), "not watched"),
     ]:

@@ -194,13 +194,21 @@ def clip_range(info: ClipInfo, start: Seconds | None = None, end: Seconds | None
     last = info.duration if end is None else exact_seconds(end, "end of the range")
     length = f"{info.path.name} lasts {float(info.duration):.3f} s"
     if first < 0 or last < 0:
-        raise BadRequest(f"The range {float(first):g} s to {float(last):g} s is negative; {length}, from 0.")
+        raise BadRequest(
+            f"The range {float(first):g} s to {float(last):g} s is negative; {length}, from 0.",
+            field="start" if first < 0 else "end",
+        )
     if info.duration < last < info.duration + 1 / info.frame_rate:
         last = info.duration
-    if first >= info.duration or last > info.duration:
-        raise BadRequest(f"The range {float(first):g} s to {float(last):g} s lies outside the clip: {length}.")
+    if first >= info.duration:
+        raise BadRequest(f"The range begins at {float(first):g} s, but {length}: begin earlier.", field="start")
+    if last > info.duration:
+        raise BadRequest(
+            f"The range {float(first):g} s to {float(last):g} s lies outside the clip: {length}.", field="end"
+        )
     if last <= first:
         raise BadRequest(
-            f"The range {float(first):g} s to {float(last):g} s is empty: the end has to be after the start."
+            f"The range {float(first):g} s to {float(last):g} s is empty: the end has to be after the start.",
+            field="end",
         )
     return TimeMap.identity(first, last)

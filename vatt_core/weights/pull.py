@@ -14,6 +14,7 @@ from vatt_core.errors import BadRequest, VattError
 from vatt_core.media.atomic import write_bytes, writing_error
 from vatt_core.weights.download import DownloadFailed, Fetched, Progress, WrongFile, check, fetch, new_client
 from vatt_core.weights.registry import Licence, ModelEntry, Part, downloads_folder, find_licence, find_part, licences_of
+from vatt_core.weights.space import need_space
 
 Report = Callable[[str], None]
 Show = Callable[[str, int, int | None], None]
@@ -112,6 +113,9 @@ def _from_hub(repo: str, revision: str | None, path: Path, size: int | None, dig
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
+        if not path.exists():
+            told = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repo, path.name, revision=revision))
+            need_space(path.parent, told.size or 0, path.name)
         found = Path(huggingface_hub.hf_hub_download(repo, path.name, revision=revision, local_dir=path.parent))
         size_now = found.stat().st_size
         with found.open("rb") as file:

@@ -35,6 +35,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("vatt_daemon.cli.evaluate:app", "Measure models."),
 }
 
+ALIASES = {"resolve-panel": ("resolve", "panel")}
+"""Other names, which the help does not show: the command below a group that each stands for."""
+
 
 def _plain(command: Any) -> Any:
     """The command with help in plain lines: what draws boxes around it takes longer to import than all the rest."""
@@ -53,6 +56,9 @@ class LazyGroup(typer.core.TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in ALIASES:
+            group, below = ALIASES[cmd_name]
+            return self.get_command(ctx, group).commands[below]
         if cmd_name not in COMMANDS:
             return None
         target, line = COMMANDS[cmd_name]

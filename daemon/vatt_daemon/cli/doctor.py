@@ -25,7 +25,7 @@ from vatt_core.weights import find_model, list_models, model_hash
 from vatt_daemon.cli.output import print_json
 from vatt_daemon.clients import NamedClients
 from vatt_daemon.folders import folders
-from vatt_daemon.keys import check_private, load_key_pair
+from vatt_daemon.keys import check_private, check_private_folder, load_key_pair
 from vatt_daemon.schema import VERSION
 from vatt_daemon.settings import Settings, load_settings
 
@@ -157,7 +157,15 @@ def _folders() -> Iterator[Check]:
 
 
 def _keys() -> Iterator[Check]:
-    keys = sorted(folders().keys.glob("*.secret"))
+    folder = folders().keys
+    if folder.exists():
+        try:
+            check_private_folder(folder)
+        except VattError as error:
+            yield Check("keys folder", "problem", error.message, f"chmod 700 {folder}")
+        else:
+            yield Check("keys folder", "ok", "open to you alone")
+    keys = sorted(folder.glob("*.secret"))
     if not keys:
         yield Check("keys", "ok", "none yet: the daemon makes them at its first start")
     for file in keys:
@@ -205,7 +213,8 @@ def _models() -> Iterator[Check]:
     for model in list_models():
         if not model.installed:
             yield Check(f"model {model.name}", "problem" if model.embedded else "note", "not installed",
-                        "reinstall VATT" if model.embedded else f"put its folder at {model.folder}")  # fmt: skip
+                        "reinstall VATT" if model.embedded
+                        else f"vatt models pull {model.name}; or put its folder at {model.folder}")  # fmt: skip
             continue
         yield Check(f"model {model.name}", "ok", f"complete, hash {model_hash(find_model(model.name))[:12]}")
 
@@ -271,13 +280,14 @@ def _cache() -> Iterator[Check]:
 def _resolve() -> Iterator[Check]:
     from vatt_installers import resolve
 
-    scripts = resolve.scripts_folder()
-    wrong = resolve.problems(scripts, folders().data / "resolve")
+    library = folders().data / "resolve"
+    places = dict.fromkeys((resolve.scripts_folder(), *resolve.installed_in(library)))
+    wrong = {seen: cure for scripts in places for seen, cure in resolve.problems(scripts, library).items()}
     for seen, cure in wrong.items():
         yield Check("DaVinci Resolve", "problem", seen, cure)
     if not wrong:
-        there = any(True for _ in resolve.entries(scripts))
-        yield Check("DaVinci Resolve", "ok", f"scripts in {scripts}" if there else "no scripts installed")
+        there = [str(scripts) for scripts in places if any(True for _ in resolve.entries(scripts))]
+        yield Check("DaVinci Resolve", "ok", f"scripts in {', '.join(there)}" if there else "no scripts installed")
 
 
 def _watched_folders() -> Iterator[Check]:

@@ -20,7 +20,7 @@ from vatt_client.replies import Job
 
 from vatt_core.errors import BadRequest
 from vatt_core.media.time_map import TimeMap
-from vatt_core.requests import PRESETS
+from vatt_core.requests import DEFAULT_LOUDNESS, PRESETS
 from vatt_core.wording import avoiding
 from vatt_daemon import guard, launch
 from vatt_daemon.cli.output import print_json, print_table, progress_display
@@ -134,8 +134,8 @@ def generate(
     container: Annotated[str | None, typer.Option("--format", help="wav or flac; wav.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="2: the same sound twice; 1.")] = None,
     loudness: Annotated[
-        str, typer.Option("--loudness", help="Target in LUFS; 'off' leaves the level as made.")
-    ] = "-23",
+        str | None, typer.Option("--loudness", help="Target in LUFS; 'off' leaves the level as made; -23.")
+    ] = None,
     peak: Annotated[float | None, typer.Option("--peak", help="True peak in dBTP, instead of a loudness.")] = None,
     true_peak: Annotated[float, typer.Option("--true-peak", help="Ceiling of true peaks in dBTP.")] = -1.0,
     fade: Annotated[float, typer.Option("--fade", help="Milliseconds of fade at both ends.")] = 5.0,
@@ -161,7 +161,7 @@ def generate(
         reference=reference and absolute(reference), takes=takes, start=_seconds("--in", begin),
         end=_seconds("--out", end), seed=seed, preview=preview, mux=mux, preset=named, nudge=nudge, rank=rank,
         base=base and absolute(base), region=_times("--region", region), vary=vary, vary_by=vary_by, loop=loop,
-        loudness=loudness_of(loudness), peak=peak, true_peak=true_peak, fade=fade, model=model, **settings, **kept,
+        loudness=_level(loudness, peak), peak=peak, true_peak=true_peak, fade=fade, model=model, **settings, **kept,
     )  # fmt: skip
     try:
         job = carry_out(message, quiet=as_json)
@@ -258,6 +258,16 @@ def loudness_of(text: str) -> float | None:
         raise BadRequest(f"--loudness must be a number of LUFS such as -23, or 'off', not '{text}'.") from None
 
 
+def _level(loudness: str | None, peak: float | None) -> float | None:
+    """The loudness that a take gets; the usual one where none is typed, and where a peak comes in its place."""
+    if loudness is None:
+        return DEFAULT_LOUDNESS
+    target = loudness_of(loudness)
+    if target is not None and peak is not None:
+        raise BadRequest("--peak sets the level in the place of --loudness: give one of them.")
+    return target
+
+
 def _seconds(option: str, text: str | None) -> Fraction | None:
     if text is None:
         return None
@@ -281,12 +291,14 @@ def _checked(kind: type[Any], **values: Any) -> Any:
 
 
 def _as_typed(error: errors.BadRequest) -> str:
-    """What is wrong with a request, its field named by the option that the user typed."""
+    """What is wrong with a request, its fields named by the options that the user typed."""
     field = str(error.details.get("field", ""))
     if not field:
         return error.message
-    option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
-    return error.message.replace(f"The field '{field}'", option).replace(f"'{field}'", option)
+    message = error.message
+    for name, option in {field: f"--{field.replace('_', '-')}", **_OPTIONS}.items():
+        message = message.replace(f"The field '{name}'", option).replace(f"'{name}'", option)
+    return message
 
 
 def check_here(message: messages.Submission) -> None:

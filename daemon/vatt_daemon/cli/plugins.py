@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from vatt_installers import blender, resolve
 
-from vatt_core.errors import ForbiddenPath, NotFound
+from vatt_core.errors import BadRequest, ForbiddenPath, NotFound
 from vatt_daemon.folders import folders
 
 app = typer.Typer(
@@ -49,6 +49,9 @@ def install(
     ] = None,
 ) -> None:
     """Install a plugin for this user, in place of an older one."""
+    for option, value in (("--from", archive), ("--program", program)):
+        if plugin is Plugin.resolve and value is not None:
+            raise BadRequest(f"{option} belongs to the Blender extension: leave it out for 'resolve'.")
     try:
         if plugin is Plugin.resolve:
             scripts = path.expanduser().absolute() if path else resolve.scripts_folder()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vatt_core.errors import BadRequest, InputNotVisible
+from vatt_core.files import short_stem
+
+if TYPE_CHECKING:
+    from vatt_core.media.probe import ClipInfo
+    from vatt_core.media.time_map import TimeMap
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -44,6 +49,7 @@ def preview(
         raise InputNotVisible(f"The clip {source} is gone: say where it lies now with --clip.", path=str(source))
     info = probe(source)
     time_map = TimeMap.from_list(first["clip"]["time_map"])
+    check_length(info, first["clip"], time_map)
     with contextlib.ExitStack() as stack:
         watched = None
         shown = []
@@ -56,11 +62,37 @@ def preview(
             shown.append(
                 PageTake(path.stem, str(sidecar.get("caption", "")), sound_of(path, sidecar), picture, facts(sidecar))
             )
-        target = output or first_path.with_name(f"{source.stem}-takes.html")
+        target = output or first_path.with_name(f"{short_stem(source.stem)}-takes.html")
         page = write_page(target, source, time_map, shown, rate=info.frame_rate, title=source.name)
     print(page)
     if show:
         typer.launch(page.as_uri())
+
+
+def check_length(info: ClipInfo, said: dict[str, Any], time_map: TimeMap) -> None:
+    """Raise BadRequest where a clip cannot be the one that the side-car speaks of. said: what it says of its clip.
+
+    A copy that was coded again may differ by a frame. Older side-cars do not say how long their clip was: of those, the
+    range has to lie in this one.
+    """
+    from vatt_core.files import fingerprint
+    from vatt_core.media.time_map import exact_seconds
+
+    frame = 1 / info.frame_rate
+    if "duration" in said:
+        known = exact_seconds(said["duration"], "duration of the clip")
+        wrong, told = abs(known - info.duration) > frame, f"the clip of these takes {float(known):.3f} s"
+    else:
+        needed = time_map.source_range[1]
+        # The range of an editor may reach beyond the clip, whose last picture is held then.
+        wrong = needed > info.duration + frame and fingerprint(info.path) != said.get("fingerprint")
+        told = f"the range of these takes ends at {float(needed):.3f} s"
+    if wrong:
+        raise BadRequest(
+            f"{info.path.name} lasts {float(info.duration):.3f} s, {told}: name the clip that they were made for with "
+            "--clip.",
+            path=str(info.path),
+        )
 
 
 def sidecars(places: list[Path]) -> list[tuple[Path, dict[str, Any]]]:

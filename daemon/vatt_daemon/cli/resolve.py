@@ -6,17 +6,18 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from vatt_client import Client, connection, errors
 
-from vatt_core.errors import VattError
+from vatt_core.errors import BadRequest, VattError
 from vatt_daemon import launch
 from vatt_daemon.folders import folders
 
 if TYPE_CHECKING:
     from vatt_resolve.desk import Desk
+    from vatt_resolve.panel import Conversation
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="The other end of the scripts in DaVinci Resolve."
@@ -24,6 +25,10 @@ app = typer.Typer(
 
 SELFTEST_FRAMES = 48
 DIFFERENT = 1
+STARTED_BY_SCRIPTS = (
+    "'vatt resolve panel' is started by the scripts in DaVinci Resolve, which tell it what is selected: choose one in "
+    "Workspace > Scripts > VATT."
+)
 
 
 def _connect() -> Client:
@@ -52,10 +57,12 @@ def panel(
     from vatt_resolve.desk import Desk
     from vatt_resolve.panel import Conversation, PanelSettings, Work, run_without_window
 
+    if sys.stdin.isatty():
+        raise BadRequest(STARTED_BY_SCRIPTS)
     talk = Conversation(sys.stdin, _own_output())
     file = folders().config / "resolve.json"
     try:
-        opening = talk.read()
+        opening = _opening(talk)
         work = Work(_connect, PanelSettings.load(file), str(opening.get("project") or "project"))
         desk = Desk(opening, talk, work, file)
         if window and _show(desk, in_browser=in_browser):
@@ -66,6 +73,20 @@ def panel(
         run_without_window(opening, talk, work)
     except (EOFError, BrokenPipeError):
         return  # the script has ended
+
+
+def _opening(talk: Conversation) -> dict[str, Any]:
+    """What the script begins with. Raises BadRequest for what no script of ours says."""
+    from vatt_resolve.panel import clips_of
+
+    try:
+        opening = talk.read()
+        clips, action = clips_of(opening), opening["action"]
+    except (EOFError, ValueError, TypeError, KeyError):
+        raise BadRequest(STARTED_BY_SCRIPTS) from None
+    if not isinstance(action, str) or (action == "another" and not clips):
+        raise BadRequest(STARTED_BY_SCRIPTS)
+    return opening
 
 
 def _own_output() -> TextIO:

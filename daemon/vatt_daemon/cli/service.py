@@ -32,6 +32,7 @@ def install() -> None:
     load_settings()  # wrong ones would only show in its log
     manager, parts = _service()
     _mark(manager)
+    manager.check()
     try:
         folders().make()
         # One that was started by hand would keep the service from starting. What it does is done by the next.

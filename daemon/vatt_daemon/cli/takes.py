@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vatt_core.errors import BadRequest
+from vatt_core.files import short_stem
 from vatt_daemon.cli.output import print_json, print_table
 from vatt_daemon.cli.preview import sidecars, sound_of
 
@@ -59,7 +60,7 @@ def pick(
     sound = sound_of(path, sidecar)
     target = (output or path.parent).expanduser().absolute()
     if target.is_dir():
-        target /= Path(sidecar["clip"]["path"]).stem
+        target /= short_stem(Path(sidecar["clip"]["path"]).stem)
     if target.suffix.lower() != sound.suffix:
         target = target.with_name(target.name + sound.suffix)
     for name in (target, target.with_suffix(".json")):

@@ -75,8 +75,11 @@ def add(
     with _state() as state:
         for other in state.folders():
             if _overlap(other, root, recursive):
+                first = f"'vatt watch remove {other.path}' first"
                 raise BadRequest(
-                    f"{other.path} is watched already, and the clips of {root} with it or the other way round."
+                    f"{root} is watched already, as a sub-folder of {other.path}: to watch it by itself, {first}."
+                    if root.is_relative_to(other.path)
+                    else f"The sub-folder {other.path} is watched already: leave --recursive out, or {first}."
                 )
         state.add_folder(root, output=results, recursive=recursive, polling=polling, options=options)
     print(f"Watching {root}. 'vatt watch run' does the work, or the service ('vatt service install').")

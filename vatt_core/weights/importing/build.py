@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from vatt_core.weights.importing.audio import AudioPart, read_audio, window_of
 from vatt_core.weights.importing.encodec import read_compression
 from vatt_core.weights.importing.found import Files, Place, Role, Unpacker, look_at
 from vatt_core.weights.importing.language import LanguagePart, Source, read_converter, read_source
+from vatt_core.weights.importing.placing import clear_up, put, work_folder
 from vatt_core.weights.importing.reading import read_codebooks, read_folder, read_pickled, read_tensors
 from vatt_core.weights.importing.vision import CONFIG as VISION_CONFIG
 from vatt_core.weights.importing.vision import read_vision
@@ -104,10 +103,11 @@ def import_model(
     when several files could be a part, InputNotVisible, DiskFull, ForbiddenPath.
     """
     options = options or ImportOptions()
+    clear_up(folder)
     if folder.exists() and not options.replace:
         raise BadRequest(f"The model {name} is installed at {folder}. Add --replace to import it anew.")
     files = look_at(paths, options.parts)
-    work = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
+    work = work_folder(folder)
     try:
         try:
             (work / "model").mkdir(parents=True)
@@ -119,26 +119,10 @@ def import_model(
         except BadModel as error:
             # Speak of the files that were given, not of where they were unpacked.
             raise BadModel(importing.unpacker.as_given(error.message), **error.details) from error
-        _put(work / "model", folder)
+        put(work / "model", folder)
         return done
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _put(made: Path, folder: Path) -> None:
-    """Give a finished folder its name; what had the name goes once the new one stands."""
-    old = made.parent / "old"
-    try:
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(made, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-    except OSError as error:
-        raise writing_error(folder, error) from error
 
 
 class _Import:
