@@ -8,15 +8,12 @@ import re
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vatt_core.errors import BadModel, BadRequest
-from vatt_core.model.masking import IGNORED
 from vatt_core.timing import Timing
-from vatt_core.training.audio import code_levels, level_loss
 from vatt_core.training.data import WorldClips, event_targets
 from vatt_core.training.loop import StageOptions, StageProgress, TrainingStage, learning_rate_factor, run_stage
 from vatt_core.training.nano import STAGES, NanoTraining, Recipe
@@ -247,42 +244,6 @@ def test_events_fall_on_their_frames() -> None:
         assert ((strength > 0) == (present > 0)).all()
         for event in (event for source in scene.sources for event in source.events if event.time < 10):
             assert present[0, int(event.time * 20)] == 1
-
-
-def test_levels_of_codes_add_up_to_the_level_of_their_frame() -> None:
-    draws = torch.Generator().manual_seed(3)
-    true = torch.randn(2, 16, generator=draws) * torch.tensor([[1.0], [0.4]])
-    codes = torch.randint(16, (40, 2, 100), generator=draws)
-    levels = true[0][codes[:, 0]] + true[1][codes[:, 1]] - 3
-    tables = code_levels(codes.to(torch.int16), levels, 16)
-    assert torch.allclose(tables[0][codes[:, 0]] + tables[1][codes[:, 1]], levels, atol=1e-3)
-    assert abs(tables[1][codes[:, 1]].mean()) < 1e-4
-
-
-def test_the_loss_of_levels_sees_how_loud_a_code_is_and_nothing_else() -> None:
-    tables = torch.tensor([[[-2.0, -1.0, -1.0, 0.0]]])
-    targets = torch.tensor([[[1, 3, IGNORED]]])
-
-    def loss(*said: int, weights: tuple[float, ...] = (1, 1, 1)) -> float:
-        logits = 60.0 * torch.nn.functional.one_hot(torch.tensor([[said]]), 4).float()
-        return float(level_loss(logits, targets, tables, torch.tensor([weights])))
-
-    assert loss(1, 3, 0) == loss(2, 3, 3) == pytest.approx(0)
-    assert loss(0, 3, 0) == pytest.approx(0.5)
-    assert loss(0, 0, 0) == pytest.approx((1 + 4) / 2)
-    assert loss(0, 0, 0, weights=(1, 3, 1)) == pytest.approx((1 + 3 * 4) / 4)
-    even = level_loss(torch.zeros(1, 1, 3, 4), targets, tables, torch.ones(1, 3))
-    assert float(even) == pytest.approx((0 + 1) / 2)
-
-
-def test_the_level_of_a_code_frame_is_that_of_its_samples(tmp_path: Path) -> None:
-    timing = Timing(window=Fraction(1), frame_rate=Fraction(20), video_token_rate=Fraction(5))
-    clips = WorldClips(tmp_path, "training", 2, timing)
-    clips.write("sounds")
-    levels = clips.levels()
-    assert levels.shape == (2, timing.code_frames)
-    piece = clips.sounds[1, 3 * 320 : 4 * 320].astype(np.float64) / 32767
-    assert levels[1, 3] == pytest.approx(np.log10(np.mean(piece**2) + 1e-9), abs=1e-4)
 
 
 def test_an_interrupted_filling_goes_on(tmp_path: Path) -> None:

@@ -41,11 +41,6 @@ EVENT_SECONDS = 0.12
 loud the event is heard: among the rest, most of it decay and hiss, a small model hardly learns that."""
 
 
-LEVEL_WEIGHT = 1.0
-"""How much the squared error of the expected level (in bel) counts beside the cross-entropy. Among hundreds of codes that
-differ in many ways, which of them are louder is a small part of that; whether a hit sounds hard hangs on it."""
-
-
 class Clip(NamedTuple):
     """What is learnt from: features [F, D], codes [K, T], and how much each code frame counts [T]."""
 
@@ -80,50 +75,15 @@ def event_weights(scenes: Sequence[Scene], timing: Timing) -> Tensor:
     return weights
 
 
-def code_levels(codes: Tensor, levels: Tensor, size: int, *, rounds: int = 4) -> Tensor:
-    """What each code of each codebook adds to the level of its frame, float32 [K, size], in the unit of `levels`.
-
-    An additive model of the levels [N, T] that the codes [N, K, T] go with, each codebook in turn fitted to what the
-    others leave over. A codebook's table has no mean over the codes as they occur, but the first one's.
-    """
-    books = codes.shape[1]
-    tables, wanted = torch.zeros(books, size), levels.flatten().float()
-    flat = codes.transpose(0, 1).reshape(books, -1).long()
-    counts = [torch.bincount(row, minlength=size).clamp(min=1) for row in flat]
-    for _ in range(rounds):
-        for book in range(books):
-            others = sum(tables[other][flat[other]] for other in range(books) if other != book)
-            left = wanted - others
-            tables[book] = torch.bincount(flat[book], weights=left, minlength=size) / counts[book]
-    for book in range(1, books):
-        mean = tables[book][flat[book]].mean()
-        tables[book] -= mean
-        tables[0] += mean
-    return tables
-
-
-def level_loss(logits: Tensor, targets: Tensor, tables: Tensor, weights: Tensor) -> Tensor:
-    """Mean squared error between the level that the logits expect and that of the code that is right (scalar).
-
-    logits: [B, k, T, V]; targets: [B, k, T] with IGNORED elsewhere; tables: [B, k, V], of `code_levels`; weights: [B, T].
-    """
-    asked = targets != IGNORED
-    expected = (logits.float().softmax(-1) * tables[:, :, None]).sum(-1)
-    right = tables.gather(2, targets.clamp(min=0))
-    counts = weights[:, None].expand_as(targets) * asked
-    return ((expected - right).square() * counts).sum() / counts.sum().clamp(min=1)
-
-
 class AudioStage(TrainingStage):
-    """One stage. codes: int16 [N, K, T]. features: float [N, F, D]. levels: float [N, T], in bel, of the true sound.
-    captions: prompts are what is true of the sound, one in eight a dummy instruction; otherwise dummy instructions alone."""
+    """One stage. codes: int16 [N, K, T]. features: float [N, F, D]. captions: prompts are what is true of the sound,
+    one in eight a dummy instruction; otherwise dummy instructions alone."""
 
     def __init__(
         self,
         name: str,
         codes: Tensor,
         features: Tensor,
-        levels: Tensor,
         scenes: Sequence[Scene],
         timing: Timing,
         transformer: AudioTransformer,
@@ -141,7 +101,6 @@ class AudioStage(TrainingStage):
         self.options, self.captions, self.batch = options, captions, batch
         self.ratio = ratio or OftenHigh(CosineRatio(), share=0.35, low=0.9)
         self.events = event_weights(scenes, timing)
-        self.code_levels = code_levels(codes, levels, timing.codebook_size)
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
         self.weights = torch.tensor(
             [
@@ -207,10 +166,7 @@ class AudioStage(TrainingStage):
         dropped = (torch.rand(self.batch, generator=generator) < NULL_CONDITION).to(device)
         logits = self.transformer(asked.codes, states, pad_mask, drop_condition=dropped, codebooks=asked.codebooks)
         loss = masked_loss(logits, asked.targets, label_smoothing=0.05, weights=weights)
-        tables = self.code_levels.to(device)
-        tables = tables[asked.codebooks][:, None] if asked.codebooks is not None else tables.expand(len(codes), -1, -1)
-        level = level_loss(logits, asked.targets, tables, weights)
-        figures = {"loss": loss + LEVEL_WEIGHT * level, "level": level}
+        figures = {"loss": loss}
         with torch.no_grad():
             # The figure to watch: the first codebook with a condition, mostly hidden.
             hidden = (asked.targets != IGNORED).float().mean((1, 2))

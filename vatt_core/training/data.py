@@ -69,15 +69,6 @@ class WorldClips:
     def frames(self) -> NDArray[np.uint8]:
         return self._open("frames")
 
-    def levels(self) -> NDArray[np.float32]:
-        """The mean square of the sound in each code frame, in bel, float32 [count, code frames]; silence is -9."""
-        sounds, frames = self.sounds, self.timing.code_frames
-        found = np.empty((len(sounds), frames), np.float32)
-        for row, sound in enumerate(sounds):
-            pieces = sound[: len(sound) // frames * frames].reshape(frames, -1).astype(np.float32) / 32767
-            found[row] = np.log10(np.square(pieces).mean(axis=1) + 1e-9)
-        return found
-
     def write(self, part: Part, *, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> None:
         """Fill one array. `workers` processes share the work; progress(done, count) after every chunk."""
         marker = self.folder / f"{part}.json"

@@ -361,7 +361,6 @@ class NanoTraining:
             name,
             self.codes(),
             self.features(),
-            torch.from_numpy(self.clips.levels()),
             self.clips.scenes,
             self.timing,
             transformer,
