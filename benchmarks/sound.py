@@ -109,7 +109,9 @@ def seams(bench: Bench) -> Iterator[dict[str, Any]]:
             take = bench.generate(path, scene.caption, cuts=()).takes[0]
             wave = bench.wave(take.wav)
             at = [w.keep_from / float(timing.code_rate) for w in plan_windows(Fraction(seconds), timing)][1:]
-            ordinary = [t for t in np.arange(1, seconds - 1, 0.1) if min(abs(t - s) for s in at) > NEAR]
+            # Seams lie between two video tokens, so ordinary instants do as well.
+            token = float(1 / timing.video_token_rate)
+            ordinary = [t for t in np.arange(1, seconds - 1, token) if min(abs(t - s) for s in at) > NEAR]
             told: dict[str, Any] = {"seconds": seconds, "kind": kind, "seams": len(at)}
             for name, measure in (("energy_jump_db", energy_jump), ("spectral_distance_db", spectral_distance)):
                 here, there = ([measure(wave, t, timing.sample_rate) for t in times] for times in (at, ordinary))
