@@ -447,12 +447,14 @@ def test_what_killed_imports_left_goes_and_the_model_they_had_put_aside_comes_ba
         (f".own.{ended.pid}.1a", "old"),
         (f".own.{os.getpid()}.2b", "model"),
         (f".own2.{ended.pid}.3c", "model"),
+        (f".own.7.{ended.pid}.4d", "old"),
     ):
         (tmp_path / work / name).mkdir(parents=True)
         (tmp_path / work / name / "config.json").write_text(work)
     clear_up(model)
     assert (model / "config.json").read_text() == f".own.{ended.pid}.1a"
-    assert {path.name for path in tmp_path.iterdir()} == {"own", f".own.{os.getpid()}.2b", f".own2.{ended.pid}.3c"}
+    left = {f".own.{os.getpid()}.2b", f".own2.{ended.pid}.3c", f".own.7.{ended.pid}.4d"}
+    assert {path.name for path in tmp_path.iterdir()} == {"own", *left}
 
 
 def test_no_more_room_is_taken_than_was_asked_for(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,9 @@ def put(made: Path, folder: Path) -> None:
 def clear_up(folder: Path) -> None:
     """Remove what imports of this model left that were killed; a model that one of them had put aside comes back."""
     for work in folder.parent.glob(f".{folder.name}.*.*"):
-        maker = work.name.split(".")[-2]
-        if maker.isdigit() and not psutil.pid_exists(int(maker)):
+        # The model 'own.2' has works that look alike.
+        maker, _, rest = work.name.removeprefix(f".{folder.name}.").partition(".")
+        if maker.isdigit() and "." not in rest and not psutil.pid_exists(int(maker)):
             if (work / "old").exists() and not folder.exists():
                 os.replace(work / "old", folder)
             shutil.rmtree(work, ignore_errors=True)
