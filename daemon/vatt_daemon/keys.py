@@ -72,21 +72,7 @@ def _make(file: Path) -> None:
 
 def check_private_folder(folder: Path) -> None:
     """Raise ForbiddenPath unless the folder of the keys is this user's and no one else can look or write into it."""
-    about = folder.stat()
-    if sys.platform == "win32":
-        return
-    if about.st_uid != os.getuid():
-        raise ForbiddenPath(
-            f"The folder of the keys {folder} belongs to another user (uid {about.st_uid}): run the daemon as that user, "
-            "or set VATT_HOME to a folder of your own.",
-            path=str(folder),
-        )
-    if stat.S_IMODE(about.st_mode) & 0o077:
-        raise ForbiddenPath(
-            f"The folder of the keys {folder} is open to others (mode {stat.S_IMODE(about.st_mode):o}): "
-            f"run 'chmod 700 {folder}'.",
-            path=str(folder),
-        )
+    _check_rights(folder, folder.stat(), f"The folder of the keys {folder}", f"run 'chmod 700 {folder}'")
 
 
 def check_private(file: Path) -> None:
@@ -96,19 +82,21 @@ def check_private(file: Path) -> None:
         raise ForbiddenPath(
             f"The key file {file} is no regular file: remove it and restart the daemon.", path=str(file)
         )
+    _check_rights(file, about, f"The key file {file}", f"run 'chmod 600 {file}', or remove it to get a new key")
+
+
+def _check_rights(path: Path, about: os.stat_result, named: str, cure: str) -> None:
     if sys.platform == "win32":
         return
     if about.st_uid != os.getuid():
         raise ForbiddenPath(
-            f"The key file {file} belongs to another user (uid {about.st_uid}): run the daemon as that user, or set "
-            "VATT_HOME to a folder of your own.",
-            path=str(file),
+            f"{named} belongs to another user (uid {about.st_uid}): run the daemon as that user, or set VATT_HOME to a "
+            "folder of your own.",
+            path=str(path),
         )
     if stat.S_IMODE(about.st_mode) & 0o077:
         raise ForbiddenPath(
-            f"The key file {file} can be read by others (mode {stat.S_IMODE(about.st_mode):o}): "
-            f"run 'chmod 600 {file}', or remove it to get a new key.",
-            path=str(file),
+            f"{named} is open to others (mode {stat.S_IMODE(about.st_mode):o}): {cure}.", path=str(path)
         )
 
 
