@@ -19,7 +19,7 @@ from vatt_core.model.converter import Converter
 from vatt_core.model.masking import IGNORED, CosineRatio, OftenHigh, RatioDistribution, mask_coarse_first, masked_loss
 from vatt_core.model.text import encode_prompts
 from vatt_core.timing import Timing
-from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut
+from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut, draw_weights
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import chance, draw, instruction, prompt
 from vatt_core.world.scene import Scene
@@ -102,12 +102,10 @@ class AudioStage(TrainingStage):
         self.ratio = ratio or OftenHigh(CosineRatio(), share=0.35, low=0.9)
         self.events = event_weights(scenes, timing)
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
-        self.weights = torch.tensor(
-            [
-                LOOK_ALIKE_WEIGHT if any("material" in source.attributes for source in scene.sources) else 1.0
-                for scene in scenes
-            ]
+        look_alike = torch.tensor(
+            [any("material" in source.attributes for source in scene.sources) for scene in scenes]
         )
+        self.weights = draw_weights(scenes) * torch.where(look_alike, LOOK_ALIKE_WEIGHT, 1.0)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"audio_transformer": self.transformer}

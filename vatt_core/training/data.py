@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vatt_core.errors import BadModel
 from vatt_core.timing import Timing
@@ -98,6 +99,15 @@ def _sound(timing: Timing, scene: world.Scene) -> NDArray[np.int16]:
 
 def _frames(timing: Timing, size: int, scene: world.Scene) -> NDArray[np.uint8]:
     return compressed_frames(scene, fps=timing.frame_rate, size=size)
+
+
+TWO_KINDS_WEIGHT = 3.0
+"""How much oftener a clip is drawn that shows two things at once: cuts come from single clips for nothing, these do not."""
+
+
+def draw_weights(scenes: Sequence[world.Scene]) -> Tensor:
+    """How often each clip is drawn, float32 [N], not normalised."""
+    return torch.tensor([TWO_KINDS_WEIGHT if scene.layout == "two_kinds" else 1.0 for scene in scenes])
 
 
 CUT_SHARE = 0.15

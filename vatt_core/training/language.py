@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from vatt_core.model.converter import IGNORED_LABEL, Converter, ConverterOutput, shifted_cross_entropy
 from vatt_core.model.text import encode_example, encode_prompts
 from vatt_core.timing import Timing
-from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut
+from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut, draw_weights
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import WORDS, caption, draw, instruction, prompt, words_of
 from vatt_core.training.vision import (
@@ -175,6 +175,7 @@ class LanguageStage(_CaptionStage):
         batch: int = 16,
     ) -> None:
         self.scenes, self.timing, self.options, self.batch = scenes, timing, options, batch
+        self.weights = draw_weights(scenes)
         self.converter, self.tokenizer = converter, tokenizer
         self.device = converter.video_proj.weight.device
         self.concepts = ConceptTable(timing, converter.hidden_size).to(self.device)
@@ -188,7 +189,7 @@ class LanguageStage(_CaptionStage):
         return {"converter": self.converter, "concepts": self.concepts, "heads": self.heads}
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        rows = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
+        rows = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator).tolist()
         scenes = [self.scenes[row] for row in rows]
         targets = scene_targets(scenes, self.timing).of(range(len(scenes)), self.device)
         return self._losses(scenes, self.concepts(targets, generator), targets, generator)
@@ -220,8 +221,7 @@ class ConverterStage(_CaptionStage):
         self.options, self.batch, self.learn = options, batch, learn
         self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
         self.targets = scene_targets(scenes, timing)
-        # Clips that are cut to others come from single ones for nothing; those with two things at once are few.
-        self.weights = torch.tensor([2.0 if scene.layout == "two_kinds" else 1.0 for scene in scenes])
+        self.weights = draw_weights(scenes)
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
 
     def modules(self) -> dict[str, nn.Module]:

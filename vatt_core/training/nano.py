@@ -2,8 +2,8 @@
 
     python -m vatt_core.training.nano FOLDER [--stages a,b,c]
 
-The stages fall into three branches. Sound (codes, decoder, encoder) and picture (vision, converter) need nothing of
-each other, so on a machine with several cores they run side by side; the audio transformer joins them.
+The stages fall into three branches. Sound (codes, decoder, encoder) and picture (vision, language) need nothing of each
+other, so on a machine with several cores they run side by side; the converter and the audio transformer follow on all.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ from vatt_core.training.vision import VisionStage
 from vatt_core.world.scene import describe, split_seed
 
 SOUND = ("sounds", "codes", "decoder", "encoder")
-PICTURE = ("frames", "vision", "features", "language", "converter_projection", "converter_lora", "converter_whole")
-JOINT = ("audio_instructions", "audio_captions", "ship")
-STAGES = SOUND + PICTURE + JOINT
+PICTURE = ("frames", "vision", "features", "language")
+CONVERTER = ("converter_projection", "converter_lora", "converter_whole")
+AUDIO = ("audio_instructions", "audio_captions")
+STAGES = SOUND + PICTURE + CONVERTER + AUDIO + ("ship",)
 
 VOCABULARY = 512
 LATENT = 64
@@ -148,18 +149,18 @@ def nano_config() -> ModelConfig:
 class Recipe:
     """How long each stage runs. docs/nano.md says how the shipped weights were made."""
 
-    clips: int = 4000
+    clips: int = 3000
     texts: int = 8000
     codes: int = 900
-    decoder: int = 5000
-    encoder: int = 3200
-    vision: int = 3600
-    language: int = 1400
-    converter_projection: int = 250
-    converter_lora: int = 1200
-    converter_whole: int = 2200
-    audio_instructions: int = 120
-    audio_captions: int = 3400
+    decoder: int = 4000
+    encoder: int = 2400
+    vision: int = 2600
+    language: int = 1200
+    converter_projection: int = 200
+    converter_lora: int = 900
+    converter_whole: int = 1500
+    audio_instructions: int = 100
+    audio_captions: int = 2000
 
 
 @dataclass
@@ -313,7 +314,7 @@ class NanoTraining:
         tower, frames = self.vision_tower().eval(), self.clips.frames
         found = np.empty((len(frames), self.timing.frames, tower.feature_dim), np.float16)
         for index in range(len(frames)):
-            clip = torch.from_numpy(np.ascontiguousarray(frames[index])).to(self.device)
+            clip = torch.from_numpy(np.array(frames[index])).to(self.device)
             found[index] = tower.encode(clip, batch_size=self.timing.frames).half().cpu().numpy()
             if index % 100 == 99:
                 self._count("features")(index + 1, len(frames))
@@ -405,20 +406,16 @@ def train_nano(
 ) -> Path:
     """Train nano into `folder`, going on where an earlier run stopped. Returns the folder of the finished model.
 
-    Without `stages`, everything runs; on a CPU with several cores the sound branch runs in a process of its own.
+    Without `stages`, everything runs; on a CPU with several cores the sound branch runs in a process of its own, beside the
+    picture branch in this one.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     training = NanoTraining(folder, recipe or Recipe(), device, report)
-    if stages is not None:
-        for stage in stages:
-            training.run(stage)
-        return folder / "nano"
-    if device == "cpu" and (os.cpu_count() or 1) > 1 and recipe is None:
+    if stages is None and device == "cpu" and (os.cpu_count() or 1) > 1 and recipe is None:
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        for stage in ("sounds", "codes"):
-            training.run(stage)
-        side = subprocess.Popen([sys.executable, "-m", __name__, str(folder), "--stages", "decoder,encoder"])
+        side = subprocess.Popen([sys.executable, "-m", __name__, str(folder), "--stages", ",".join(SOUND)])
         try:
             for stage in PICTURE:
                 training.run(stage)
@@ -428,11 +425,9 @@ def train_nano(
             if side.poll() is None:
                 side.terminate()
                 side.wait()
-        torch.set_num_threads(os.cpu_count() or 1)
-        for stage in JOINT:
-            training.run(stage)
-        return folder / "nano"
-    for stage in STAGES:
+            torch.set_num_threads(threads)
+        stages = (*CONVERTER, *AUDIO, "ship")
+    for stage in stages or STAGES:
         training.run(stage)
     return folder / "nano"
 

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vatt_core.model.vision import VisionTower
 from vatt_core.timing import Timing
-from vatt_core.training.data import event_targets
+from vatt_core.training.data import draw_weights, event_targets
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.world.kinds import COLOURS, KINDS
 from vatt_core.world.scene import Scene
@@ -178,6 +178,7 @@ class VisionStage(TrainingStage):
         self.frames, self.timing, self.options = frames, timing, options
         self.tower, self.batch, self.tokens = tower, batch, tokens
         self.targets = scene_targets(scenes, timing)
+        self.weights = draw_weights(scenes)
         self.heads = SceneHeads(timing, tower.feature_dim).to(tower.mean.device)
         for module in tower.modules():
             if isinstance(module, nn.Conv2d):
@@ -197,7 +198,7 @@ class VisionStage(TrainingStage):
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         stack = self.timing.frames_per_video_token
-        clips = torch.randint(len(self.frames), (self.batch,), generator=generator).tolist()
+        clips = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator).tolist()
         starts = [self._start(clip, generator) for clip in clips]
         pixels = torch.from_numpy(
             np.stack([self.frames[c, s * stack :][: self.tokens * stack] for c, s in zip(clips, starts, strict=True)])
