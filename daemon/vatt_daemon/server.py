@@ -242,16 +242,19 @@ class Server:
     async def _serve_jobs(self) -> None:
         while True:
             group = [self._decode(frames, messages.JOBS) for frames in await self._jobs.receive()]
-            submissions = [item for item in group if isinstance(item.message, messages.Submission)]
-            if submissions:
-                await self._take_submissions(submissions)
+            submissions: list[_Received] = []
+            # Whoever asks to watch before submitting hears of the job from its beginning: submissions come last.
             for item in group:
-                if isinstance(item.message, messages.Batch):
+                if isinstance(item.message, messages.Submission):
+                    submissions.append(item)
+                elif isinstance(item.message, messages.Batch):
                     self._in_background(self._answer_later(item, self._batches.accept(item.message, item.caller.name)))
                 elif isinstance(item.message, messages.Transfer):
                     self._transfer(item, item.message)
-                elif not isinstance(item.message, messages.Submission):
+                else:
                     await self._answer_one(self._jobs, item)
+            if submissions:
+                await self._take_submissions(submissions)
             await asyncio.sleep(0)
 
     async def _answer_one(self, channel: Channel, received: _Received) -> None:

@@ -156,7 +156,9 @@ class Session(Carrying):
         identity = link.begin(events=True)
         try:
             for body in (await self._answer(link, identity, order, None))["jobs"]:
-                yield Job.from_wire(body)
+                yield (found := Job.from_wire(body))
+                if on_progress is not None and found.progress is not None and not found.ended:
+                    on_progress(Progress.from_wire(found.progress))
             heard = time.monotonic()
             while waiting is None or waiting:
                 event = link.next_event(identity)

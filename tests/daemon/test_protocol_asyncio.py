@@ -24,18 +24,20 @@ def test_tasks_share_one_client(shared: Any, guest: Client) -> None:
             assert client.welcome.instance == (await client.ping()).instance
             captions, first, second, report = await asyncio.gather(
                 client.suggest(shared.clip, count=2),
-                client.generate(shared.clip, output=shared.output, prompt="slow 3", on_progress=seen["a"].append),
-                client.generate(shared.clip, output=shared.output, prompt="slow 4", on_progress=seen["b"].append),
+                client.generate(shared.clip, output=shared.output, prompt="slow 20", on_progress=seen["a"].append),
+                client.generate(shared.clip, output=shared.output, prompt="slow 21", on_progress=seen["b"].append),
                 client.batch(
                     [{"path": str(shared.clip), "prompt": f"item {n}"} for n in range(3)], output=shared.output
                 ),
             )
             assert len(captions.captions) == 2 and report.complete and len(report.items) == 3
-            assert [take.caption for take in (*first.takes, *second.takes)] == ["slow 3", "slow 4"]
+            assert [take.caption for take in (*first.takes, *second.takes)] == ["slow 20", "slow 21"]
 
     run(scenario())
-    for name, steps in (("a", 3), ("b", 4)):
-        assert [step.done for step in seen[name] if step.stage == "codes"] == list(range(steps))
+    for name, steps in (("a", 20), ("b", 21)):
+        # A job may begin before anyone listens, so the first reports may be missed; those that come are in order.
+        done = [step.done for step in seen[name] if step.stage == "codes"]
+        assert done and done == list(range(steps))[-len(done) :]
         assert len({step.job for step in seen[name]}) == 1
 
 
@@ -69,13 +71,10 @@ def test_jobs_of_others_can_be_watched(shared: Any, guest: Client) -> None:
             first = asyncio.ensure_future(anext(all_jobs))
             await client.ping()
             job = await client.submit(shared.generate("slow 2"))
-            states = [(await first).state]
-            async for found in all_jobs:
-                assert found.id == job
-                states.append(found.state)
-                if found.ended:
-                    break
-            assert states == ["running", "done"]
+            seen = [await first]
+            while not seen[-1].ended:
+                seen.append(await anext(all_jobs))
+            assert [(found.id, found.state) for found in seen] == [(job, "running"), (job, "done")]
 
     run(scenario())
 

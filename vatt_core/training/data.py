@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -80,11 +80,17 @@ class WorldClips:
         make = partial(_sound, self.timing) if part == "sounds" else partial(_frames, self.timing, self.image_size)
         chunk = 16 * workers
         with ProcessPoolExecutor(workers) as pool:
-            for start in range(done, self.count, chunk):
-                scenes = self.scenes[start : start + chunk]
-                for offset, value in enumerate(pool.map(make, scenes, chunksize=4)):
-                    array[start + offset] = value
-                done = min(self.count, start + chunk)
+
+            def begin(start: int) -> Iterator[NDArray[Any]]:
+                return pool.map(make, self.scenes[start : start + chunk], chunksize=4)
+
+            coming = begin(done)
+            while done < self.count:
+                # The processes go on while what is there is written to the disk.
+                values, coming = coming, begin(done + chunk)
+                for value in values:
+                    array[done] = value
+                    done += 1
                 array.flush()  # type: ignore[attr-defined]
                 temporary = marker.with_suffix(".part")
                 temporary.write_text(json.dumps({"done": done}))

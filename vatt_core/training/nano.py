@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -257,9 +258,19 @@ class NanoTraining:
         run_stage(stage, self.folder / "stages", report=self.report)  # type: ignore[arg-type]
 
     def _count(self, stage: str) -> Callable[[int, int], None]:
+        """A report of how many clips are done, now and then, with the time that is left."""
+        begun = reported = time.monotonic()
+        first: int | None = None
+
         def progress(done: int, total: int) -> None:
-            if self.report is not None:
-                self.report(StageProgress(stage, done, total, {}, 0.0))
+            nonlocal first, reported
+            now = time.monotonic()
+            if first is None:
+                first = done
+            elif self.report is not None and (now - reported >= 5 or done == total):
+                reported = now
+                eta = (now - begun) / max(1, done - first) * (total - done)
+                self.report(StageProgress(stage, done, total, {}, eta))
 
         return progress
 
@@ -312,12 +323,12 @@ class NanoTraining:
         if self.features_path.exists():
             return
         tower, frames = self.vision_tower().eval(), self.clips.frames
+        progress = self._count("features")
         found = np.empty((len(frames), self.timing.frames, tower.feature_dim), np.float16)
         for index in range(len(frames)):
             clip = torch.from_numpy(np.array(frames[index])).to(self.device)
             found[index] = tower.encode(clip, batch_size=self.timing.frames).half().cpu().numpy()
-            if index % 100 == 99:
-                self._count("features")(index + 1, len(frames))
+            progress(index + 1, len(frames))
         _save_array(self.features_path, found)
 
     def run_language(self) -> None:
