@@ -109,6 +109,8 @@ def open_input(
     except FileNotFoundError:
         raise InputNotVisible(f"There is no file {path}. Check the name and the folder.") from None
     except av.error.ArgumentError:
+        if _is_jpeg(found):
+            raise still_picture(path) from None
         raise BadMedia(
             f"{path} is no video file that is read here (a list of other files is none). "
             "Export the clip as .mp4 or .mov."
@@ -117,6 +119,17 @@ def open_input(
         raise BadMedia(f"{path} cannot be read as a video: {_reason(error)}. Copy or export it again.") from None
     with container:
         yield container
+
+
+def _is_jpeg(found: Path) -> bool:
+    """Whether a file is a JPEG. Named as one it is taken for a numbered sequence of files, which is opened nowhere."""
+    with found.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"
+
+
+def still_picture(path: PathLike) -> BadMedia:
+    """The error for a file that shows one picture for ever."""
+    return BadMedia(f"{path} is a still picture. Name a video: sound is made for what moves.")
 
 
 def _reason(error: Exception) -> str:

@@ -23,6 +23,7 @@ from vatt_core.media.opening import (
     existing_file,
     open_decoder,
     open_input,
+    still_picture,
 )
 from vatt_core.media.stream import frame_orientation, picture_stream, shown_size
 from vatt_core.media.time_map import Seconds, TimeMap, exact_seconds
@@ -131,7 +132,7 @@ def _probe(found: Path, path: PathLike, limits: MediaLimits, missing: str | None
             partial=bool(missing) or short,
         )
     if info.frames == 1 and info.codec in ("png", "mjpeg", "gif", "webp", "apng", "bmp", "tiff"):
-        raise BadMedia(f"{path} is a still picture. Name a video: sound is made for what moves.")
+        raise still_picture(path)
     return info
 
 

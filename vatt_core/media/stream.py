@@ -11,7 +11,7 @@ import av.container
 import av.stream
 
 from vatt_core.errors import BadMedia
-from vatt_core.media.opening import PathLike
+from vatt_core.media.opening import PathLike, still_picture
 from vatt_core.media.orientation import Orientation
 
 
@@ -28,7 +28,7 @@ def picture_stream(container: av.container.InputContainer, path: PathLike) -> av
     """The stream with the moving picture. Raises BadMedia for a still picture, sound only, or neither."""
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if container.format.name.endswith("_pipe"):
-        raise BadMedia(f"{path} is a still picture. Name a video: sound is made for what moves.")
+        raise still_picture(path)
     if not streams and container.streams.audio:
         raise BadMedia(f"{path} holds sound but no picture. Name the video that the sound is to be made for.")
     if not streams:
