@@ -3,7 +3,7 @@
 A worker lets the pipeline write into a hidden folder in the output folder, `.vatt-JOB.part`. When everything is there,
 a receipt (final names, what tells the files from others, the result) is written among the daemon's data: from then
 on the job is done, and another attempt only finishes the moving. Before that, another attempt starts with an empty
-folder. The daemon removes the receipt once the end of the job is committed. Standard library only.
+folder. The daemon removes the receipt once the end of the job is committed. Standard library only, but for the errors.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from vatt_core.errors import VattError
 
 _TAKE = re.compile(r"(?P<stem>.*-)(?P<number>\d+)(?P<suffix>\.[^.]+)", re.DOTALL)
 _END = 1 << 20
@@ -65,6 +67,15 @@ class Outputs:
         """An empty hidden folder's name, which the pipeline makes; what earlier attempts left is gone."""
         self.discard()
         return self.staging
+
+    @contextlib.contextmanager
+    def unmentioned(self) -> Iterator[None]:
+        """Errors inside speak of the output folder, not of the hidden one in it."""
+        try:
+            yield
+        except VattError as error:
+            error.message = error.message.replace(str(self.staging), str(self.folder))
+            raise
 
     def publish(self, result: dict[str, Any], *, words: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Give the files of the hidden folder their names, overwriting nothing; the result with those names.

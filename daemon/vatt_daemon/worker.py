@@ -196,7 +196,9 @@ class Worker:
         if found is not None:
             return places.told(asked, job, found)
         try:
-            return places.told(asked, job, outputs.publish(carry_out(outputs.begin()), words=words))
+            with outputs.unmentioned():
+                made = carry_out(outputs.begin())
+            return places.told(asked, job, outputs.publish(made, words=words))
         except BaseException:
             with contextlib.suppress(OSError):
                 outputs.discard()

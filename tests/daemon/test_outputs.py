@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 from vatt_daemon import outputs as module
 from vatt_daemon.outputs import Outputs
+
+from vatt_core.errors import DiskFull
+from vatt_core.media.atomic import writing_error
 
 
 class Killed(BaseException):
@@ -48,6 +52,12 @@ def test_files_get_their_names_together_and_the_result_tells_them(outputs: Outpu
     result = outputs.publish(make(outputs))
     assert everything(outputs) == TWO
     assert [Path(take["wav"]).read_bytes() for take in result["takes"]] == [b"sound 1", b"sound 2"]
+
+
+def test_errors_name_the_output_folder_and_not_the_hidden_one(outputs: Outputs) -> None:
+    with pytest.raises(DiskFull) as caught, outputs.unmentioned():
+        raise writing_error(outputs.begin() / "clip-take-1.wav", OSError(errno.ENOSPC, "full"))
+    assert str(outputs.folder / "clip-take-1.wav") in caught.value.message
 
 
 def test_nothing_is_overwritten_and_side_cars_name_their_own_file(outputs: Outputs) -> None:
