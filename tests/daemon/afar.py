@@ -57,7 +57,7 @@ class Afar:
     def restart(self) -> None:
         with self.home.client() as client:
             client.shutdown()
-        self.home.processes[-1].wait(20)
+        self.home.processes[-1].wait(60)
         self.home.start()
 
 

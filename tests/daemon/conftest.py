@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +15,17 @@ from typing import Any
 
 import psutil
 import pytest
-from vatt_client import Client, connection, messages
+from vatt_client import AsyncClient, Client, connection, messages
 from vatt_client.errors import DaemonNotRunning, DaemonTimeout
 
 from tests.daemon.afar import Afar
 
 HERE = Path(__file__).parent
+PATIENCE = 60.0
+"""Seconds that a program or an answer may take. It takes well under one; on a busy machine or a slow disk, several."""
 
 
-def until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], *, seconds: float = 2 * PATIENCE) -> None:
     """Wait until the condition holds; fail when it does not come true."""
     end = time.monotonic() + seconds
     while not condition():
@@ -45,7 +48,7 @@ class Home:
             "XDG_DATA_HOME": str(root / "data"),
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "VATT_WORKER_PIPELINE": "scripted_pipeline:Pipeline",
-            "VATT_WORKER_CANCEL_GRACE": "15",
+            "VATT_WORKER_CANCEL_GRACE": str(PATIENCE),
             # One job after the other, so that tests can say what waits; those of the worker say otherwise.
             "VATT_WORKER_SLOTS": "1",
             "SCRIPTED_RUNS": str(root / "runs.txt"),
@@ -83,7 +86,30 @@ class Home:
         return process
 
     def client(self, **options: float) -> Client:
-        return Client(connection_file=self.file, **options)  # type: ignore[arg-type]
+        return Client(connection_file=self.file, **{"timeout": PATIENCE, **options})  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def held(self, *, watches: int = 1) -> Iterator[str]:
+        """Another job goes first until so many more watches stand: whoever asks for a job inside hears of its beginning,
+        which may be over otherwise before anyone listens. Yields the other job."""
+        over = threading.Event()
+        with self.client() as own:
+            first = own.submit(self.generate("slow 100000"))
+            self.until(lambda: own.get(first).state == "running")
+            before = own.status().watchers
+
+            def let_go() -> None:
+                with self.client() as other:
+                    self.until(lambda: over.is_set() or other.status().watchers >= before + watches)
+                    other.cancel(first)
+
+            thread = threading.Thread(target=let_go)
+            thread.start()
+            try:
+                yield first
+            finally:
+                over.set()
+                thread.join()
 
     def kill(self) -> None:
         """kill -9 the daemon."""
@@ -119,6 +145,15 @@ class Home:
             process.wait()
             if process.stderr:
                 process.stderr.close()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait for longer than those of a user, who wants to know of a daemon that hangs."""
+    for kind in (Client, AsyncClient):
+        monkeypatch.setitem(kind.__init__.__kwdefaults__, "timeout", PATIENCE)  # type: ignore[misc]
+    monkeypatch.setattr("vatt_client.session.HEARTBEAT_LIMIT", PATIENCE)
+    monkeypatch.setattr("vatt_client.link.HEARTBEAT_LIMIT", int(PATIENCE * 1000))
 
 
 @pytest.fixture

@@ -78,8 +78,12 @@ class Pipeline:
 
     def generate(self, request: GenerateRequest, *, progress: Any, cancelled: Any) -> Result:
         request.output.mkdir(parents=True, exist_ok=True)
-        note(request.prompt)
         what, _, argument = request.prompt.partition(" ")
+        if what == "slow-once":  # until it is killed or cancelled, at its first execution; quick at every other
+            mark = RUNS.with_name(f"slowed-{argument}")
+            what, argument = "slow", "2" if mark.exists() else "100000"
+            mark.touch()
+        note(request.prompt)
         if what == "crash":
             os._exit(9)
         if what == "crash-once" and not (mark := RUNS.with_name(f"crashed-{argument}")).exists():

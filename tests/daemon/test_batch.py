@@ -46,7 +46,8 @@ def test_errors_stay_with_their_item_and_the_report_tells_them(batch_home: Any) 
     seen: list[Progress] = []
     file = batch_home.root / "reports" / "report.json"
     with batch_home.client() as client:
-        report = client.batch(items, report=file, on_progress=seen.append)
+        with batch_home.held() as first:
+            report = client.batch(items, report=file, on_progress=seen.append)
         batch = client.get(report.job, history=True)
         listed = client.list(batch=report.job, states=["failed"])
         alone = client.list()
@@ -63,7 +64,7 @@ def test_errors_stay_with_their_item_and_the_report_tells_them(batch_home: Any) 
     }
     assert batch.state == "done" and batch.result is not None and batch.result["counts"]["failed"] == 4
     assert sorted(job.position or 0 for job in listed) == [1, 2, 3, 4]
-    assert [job.id for job in alone] == [report.job]
+    assert [job.id for job in alone] == [report.job, first]  # no items
     assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
     assert seen[-1].done == 7 and {(progress.total, progress.unit) for progress in seen} == {(7, "clips")}
 
@@ -112,7 +113,7 @@ def test_a_batch_survives_kills_of_the_daemon_and_makes_nothing_twice(batch_home
 def test_a_cancelled_batch_keeps_what_is_made_and_the_next_one_goes_on(batch_home: Any) -> None:
     items = clips(batch_home, 100)
     with batch_home.client() as client:
-        batch = client.submit_batch([{**item, "prompt": "slow 2"} for item in items])
+        batch = client.submit_batch([{**item, "prompt": "slow 10"} for item in items])
         batch_home.until(lambda: len(batch_home.runs()) >= 3)
         assert client.cancel(batch) == "running"
         ended = client.wait(batch)
@@ -120,7 +121,7 @@ def test_a_cancelled_batch_keeps_what_is_made_and_the_next_one_goes_on(batch_hom
         report = client.report(batch)
         assert report.counts["done"] >= 2 and report.counts["done"] + report.counts["cancelled"] == 100
         made = len(batch_home.runs())
-        assert client.batch([{**item, "prompt": "slow 2"} for item in items[:5]]).counts["kept"] >= 2
+        assert client.batch([{**item, "prompt": "slow 10"} for item in items[:5]]).counts["kept"] >= 2
         assert len(batch_home.runs()) - made <= 3
         assert client.cancel(batch) == "cancelled"
 
@@ -134,7 +135,7 @@ def test_a_deadline_ends_a_batch(batch_home: Any) -> None:
 
 
 def test_one_key_is_one_batch_and_the_same_content_under_way_is_the_same(batch_home: Any) -> None:
-    items = tuple({**item, "prompt": "slow 20"} for item in clips(batch_home, 2))
+    items = tuple({**item, "prompt": "slow 1000"} for item in clips(batch_home, 2))
     with batch_home.client() as client:
         first = client.submit(messages.Batch(items=items, idempotency_key="a-key"))
         assert client.submit(messages.Batch(items=items, idempotency_key="a-key")) == first
@@ -145,6 +146,7 @@ def test_one_key_is_one_batch_and_the_same_content_under_way_is_the_same(batch_h
         assert client.submit(messages.Batch(items=items[:1])) != first
 
 
+@pytest.mark.timeout(900)
 def test_ten_thousand_clips_in_one_request_while_others_are_served(batch_home: Any) -> None:
     long = "a folder of some length/" * 5
     items = [{"path": f"/nowhere/{long}{number}.mp4", "output": "/nowhere/out"} for number in range(10_000)]
@@ -153,11 +155,12 @@ def test_ten_thousand_clips_in_one_request_while_others_are_served(batch_home: A
 
     def ping() -> None:
         with batch_home.client() as other:
-            while not stop.is_set():
+            while True:
                 began = time.monotonic()
                 other.ping()
                 answered.append(time.monotonic() - began)
-                time.sleep(0.02)
+                if stop.wait(0.02):
+                    break
             assert other.run(batch_home.generate("a job of somebody else")).state == "done"
 
     thread = threading.Thread(target=ping)
@@ -203,7 +206,7 @@ def test_the_daemon_reads_a_manifest_by_itself(batch_home: Any) -> None:
 
 
 def test_a_single_job_goes_before_the_items_that_wait(batch_home: Any) -> None:
-    items = [{**item, "prompt": "slow 4"} for item in clips(batch_home, 20)]
+    items = [{**item, "prompt": "slow 10"} for item in clips(batch_home, 100)]
     with batch_home.client() as client:
         batch = client.submit_batch(items)
         batch_home.until(lambda: len(batch_home.runs()) >= 2)
@@ -253,16 +256,16 @@ def test_ctrl_c_cancels_the_rest_of_a_batch(batch_home: Any) -> None:
     )  # fmt: skip
     batch_home.until(batch_home.runs)
     command.send_signal(signal.SIGINT)
-    assert command.wait(30) == 130
+    assert command.wait(90) == 130
     with batch_home.client() as client:
-        assert [job.state for job in client.list()] == ["cancelled"]
+        batch_home.until(lambda: [job.state for job in client.list()] == ["cancelled"])
 
 
 def test_items_whose_batch_was_never_acknowledged_are_removed(batch_home: Any) -> None:
     from vatt_daemon.batch_store import BatchStore, NewItem
 
     batch_home.processes[-1].terminate()
-    batch_home.processes[-1].wait(20)
+    batch_home.processes[-1].wait(60)
     database = batch_home.root / "home" / "data" / "jobs.sqlite"
     store = BatchStore(database, instance="test")
     request = messages.pack(batch_home.generate("never").to_wire())
@@ -293,18 +296,19 @@ def test_ten_lines_of_python_do_it(batch_home: Any) -> None:
     (batch_home.root / "clips.jsonl").write_text("\n".join(json.dumps(item) for item in items))
     ran = subprocess.run(
         [sys.executable, "-c", code], env=batch_home.environment, cwd=batch_home.root, capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=240, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert len(list(batch_home.output.glob("*.wav"))) == 2
 
 
+@pytest.mark.timeout(600)
 def test_two_clients_at_once_do_not_slow_each_other(batch_home: Any) -> None:
     """Two batches under way take turns: neither waits for the end of the other."""
     first, second = ([{**item, "prompt": f"of {name}"} for item in clips(batch_home, 400)] for name in "ab")
     with batch_home.client() as one, batch_home.client() as two:
         jobs = [one.submit_batch(first), two.submit_batch(second)]
-        batch_home.until(lambda: len(batch_home.runs()) >= 160, seconds=60)
+        batch_home.until(lambda: len(batch_home.runs()) >= 160, seconds=500)
         made = Counter(prompt[-1] for prompt in batch_home.runs())
         assert made["a"] and made["b"]
         for client, job in zip((one, two), jobs, strict=True):

@@ -117,7 +117,7 @@ def test_a_stale_connection_file_does_not_stop_the_next_command(home: Any) -> No
 def test_stopping_leaves_a_stranger_alone_who_got_the_process_id_of_a_dead_daemon(home: Any) -> None:
     home.start()
     home.kill()
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         home.file.write_text(json.dumps(json.loads(home.file.read_text()) | {"pid": stranger.pid}))
         assert home.vatt("daemon", "stop").returncode == 0
@@ -148,7 +148,7 @@ def test_ctrl_c_cancels_the_job_in_the_daemon_too(home: Any, number: signal.Sign
     assert command.returncode == 130
     assert b"Traceback" not in said
     with home.client() as client:
-        assert [job.state for job in client.list()] == ["cancelled"]
+        home.until(lambda: [job.state for job in client.list()] == ["cancelled"])
     assert list(home.output.glob("*.wav")) == []
 
 
@@ -166,18 +166,20 @@ def test_a_daemon_that_is_killed_under_a_command_is_told(home: Any) -> None:
 def test_a_terminal_gets_a_progress_bar_and_a_pipe_plain_lines(home: Any) -> None:
     home.start()
     arguments = ("generate", "clip.mp4", "--prompt", "slow 10", "--output", "out")
-    lines = home.vatt(*arguments).stderr
+    with home.held():
+        lines = home.vatt(*arguments).stderr
     assert "\x1b" not in lines and lines.strip()
     mine, theirs = pty.openpty()
-    command = spawn(home, *arguments, stderr=theirs, stdout=subprocess.DEVNULL)
-    os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            seen += os.read(mine, 4096)
-        except OSError:
-            break
-    assert command.wait(20) == 0
+    with home.held():
+        command = spawn(home, *arguments, stderr=theirs, stdout=subprocess.DEVNULL)
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(mine, 4096)
+            except OSError:
+                break
+        assert command.wait(60) == 0
     os.close(mine)
     assert b"\x1b[" in seen
 

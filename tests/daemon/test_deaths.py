@@ -16,16 +16,16 @@ from vatt_client import Client, errors
 def test_what_was_acknowledged_survives_a_kill_of_the_daemon(home: Any) -> None:
     home.start()
     with home.client() as client:
-        running = client.submit(home.generate("slow 8"))
+        running = client.submit(home.generate("slow-once a"))
         waiting = [client.submit(home.generate(f"number {n}")) for n in range(5)]
-        home.until(lambda: home.runs() == ["slow 8"])
+        home.until(lambda: home.runs() == ["slow-once a"])
         home.kill()
     home.start()
     with home.client() as client:
         for job in [running, *waiting]:
             assert client.wait(job).state == "done"
         assert client.get(running).attempt == 1
-        assert [prompt for prompt in home.runs() if prompt != "slow 8"] == [f"number {n}" for n in range(5)]
+        assert [prompt for prompt in home.runs() if prompt != "slow-once a"] == [f"number {n}" for n in range(5)]
     database = sqlite3.connect(home.root / "home" / "data" / "jobs.sqlite")
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     database.close()
@@ -51,14 +51,14 @@ def test_the_client_raises_when_the_daemon_is_killed_under_a_job(home: Any, clie
     killer.join()
 
 
-def test_the_client_raises_when_the_daemon_stops_answering(home: Any) -> None:
+def test_the_client_raises_when_the_daemon_stops_answering(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vatt_client.session.HEARTBEAT_LIMIT", 2.0)
     home.start()
-    client = home.client(timeout=2.0)
+    client = home.client()
     job = client.submit(home.generate("slow 1000"))
-    home.processes[-1].send_signal(signal.SIGSTOP)
     try:
-        with pytest.raises((errors.DaemonLost, errors.DaemonTimeout)):
-            client.wait(job)
+        with pytest.raises(errors.DaemonLost):
+            client.wait(job, on_progress=lambda _: home.processes[-1].send_signal(signal.SIGSTOP))
     finally:
         home.processes[-1].send_signal(signal.SIGCONT)
         client.close()
@@ -66,14 +66,14 @@ def test_the_client_raises_when_the_daemon_stops_answering(home: Any) -> None:
 
 def test_the_client_follows_its_job_into_the_next_daemon(home: Any) -> None:
     home.start()
-    with home.client(reconnect=20.0) as client:
+    with home.client(reconnect=120.0) as client:
 
         def replace() -> None:
             home.kill()
             home.start()
 
-        job = client.submit(home.generate("slow 10"))
-        home.until(lambda: home.runs() == ["slow 10"])
+        job = client.submit(home.generate("slow-once a"))
+        home.until(lambda: home.runs() == ["slow-once a"])
         thread = threading.Thread(target=replace)
         thread.start()
         assert client.wait(job).state == "done"
@@ -82,8 +82,8 @@ def test_the_client_follows_its_job_into_the_next_daemon(home: Any) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_its_job_done(home: Any, client: Client) -> None:
-    job = client.submit(home.generate("slow 10"))
-    home.until(lambda: home.runs() == ["slow 10"])
+    job = client.submit(home.generate("slow-once a"))
+    home.until(lambda: home.runs() == ["slow-once a"])
     os.kill(client.status().worker["pid"], signal.SIGKILL)
     ended = client.wait(job)
     assert ended.state == "done" and ended.attempt == 2
@@ -107,7 +107,7 @@ def test_too_many_dead_workers_make_a_pause_that_status_shows(home: Any) -> None
     with home.client() as client:
         job = client.submit(home.generate("crash"))
         home.until(lambda: client.status().worker["waits_before_restart"] > 0)
-        assert client.get(job).state == "queued"
+        home.until(lambda: client.get(job).state == "queued")
         assert client.ping()
         assert client.cancel(job) == "cancelled"
 
@@ -124,11 +124,11 @@ def test_a_worker_that_cannot_be_started_fails_its_job_and_not_the_daemon(home: 
 def test_stopping_puts_the_running_job_back_for_the_next_daemon(home: Any) -> None:
     home.start()
     with home.client() as client:
-        job = client.submit(home.generate("slow 20"))
-        home.until(lambda: home.runs() == ["slow 20"])
+        job = client.submit(home.generate("slow-once a"))
+        home.until(lambda: home.runs() == ["slow-once a"])
         worker = psutil.Process(client.status().worker["pid"])
         client.shutdown()
-    assert home.processes[-1].wait(10) == 0
+    assert home.processes[-1].wait(60) == 0
     assert not worker.is_running()
     assert not home.file.exists()
     home.start()
@@ -142,17 +142,17 @@ def test_a_database_of_a_newer_version_or_none_at_all_is_refused(home: Any) -> N
     with home.client() as client:
         client.run(home.generate("kept"))
         client.shutdown()
-    home.processes[-1].wait(10)
+    home.processes[-1].wait(60)
     file = home.root / "home" / "data" / "jobs.sqlite"
     database = sqlite3.connect(file)
     database.execute("PRAGMA user_version = 99")
     database.close()
     before = file.read_bytes()
-    assert home.spawn().wait(10) != 0
+    assert home.spawn().wait(60) != 0
     assert file.read_bytes() == before
     file.write_bytes(b"this is no database" * 1000)
     refused = home.spawn()
-    assert refused.wait(10) != 0
+    assert refused.wait(60) != 0
     assert b"Traceback" not in refused.stderr.read()
     assert file.read_bytes() == b"this is no database" * 1000
 
@@ -171,11 +171,11 @@ def test_a_watcher_of_everything_hears_of_the_jobs_of_others(home: Any, client: 
 
     thread = threading.Thread(target=listen)
     thread.start()
-    first = client.submit(home.generate("slow 1000"))
-    assert watching.wait(20)  # its progress was heard, so the watch stands
+    first = client.submit(home.generate("slow 100000"))
+    assert watching.wait(60)  # its progress was heard, so the watch stands
     client.cancel(first)
     client.wait(first)
     plain = client.run(home.generate("plain")).id
-    assert ended.wait(20)
+    assert ended.wait(60)
     thread.join()
     assert [state for job, state in heard if job == plain] == ["running", "done"]

@@ -45,7 +45,7 @@ def door(home: Any, name: str = "jobs", *, hwm: int = 1000) -> Iterator[zmq.Sock
 def ask(peer: zmq.Socket[bytes], body: dict[str, Any]) -> dict[str, Any]:
     number = secrets.token_bytes(8)
     peer.send_multipart([messages.VERSION_FRAME, number, messages.pack(body)])
-    while peer.poll(20_000):
+    while peer.poll(60_000):
         _, answered, data = peer.recv_multipart()
         if answered == number:
             return messages.unpack(data)
@@ -61,7 +61,7 @@ def address(home: Any, name: str) -> tuple[str, int]:
     return str(found.hostname), int(found.port or 0)
 
 
-def back_to(baseline: int, home: Any, *, seconds: float = 40.0) -> None:
+def back_to(baseline: int, home: Any, *, seconds: float = 120.0) -> None:
     home.until(lambda: daemon(home).num_fds() <= baseline, seconds=seconds)
 
 
@@ -115,7 +115,7 @@ def test_vanished_clients_leave_no_descriptor_and_their_jobs_are_done(home: Any,
 
 @pytest.mark.parametrize("connections", [60, pytest.param(500, marks=pytest.mark.soak)])
 def test_connections_that_say_nothing_are_closed_and_keep_nobody_out(home: Any, connections: int) -> None:
-    home.start("server.handshake_timeout=1.5")
+    home.start("server.handshake_timeout=4")
     baseline = daemon(home).num_fds()
     silent = [socket.create_connection(address(home, ("jobs", "control")[n % 2])) for n in range(connections)]
     with home.client() as client:
@@ -247,7 +247,7 @@ def test_a_long_queue_is_acknowledged_kept_and_small(home: Any, jobs: int) -> No
                 while sent < jobs and sent - len(known) < 256:
                     peer.send_multipart([messages.VERSION_FRAME, b"%d" % sent, messages.pack(body(sent))])
                     sent += 1
-                assert peer.poll(20_000)
+                assert peer.poll(60_000)
                 answer = messages.unpack(peer.recv_multipart()[2])
                 assert answer["type"] == "ok"
                 known.add(answer["job"])
@@ -260,7 +260,8 @@ def test_a_long_queue_is_acknowledged_kept_and_small(home: Any, jobs: int) -> No
         home.kill()
         home.start()
     with home.client() as client:
-        assert client.status().queued + len(client.status().running) == jobs + 1
+        status = client.status()
+        assert status.queued + len(status.running) == jobs + 1
         assert client.get(blocker).state in ("queued", "running")
 
 
@@ -271,7 +272,7 @@ def test_an_editor_behind_many_batch_jobs_waits_for_the_one_that_runs_and_no_oth
         blocker = client.submit(home.generate("slow 100000", priority="batch"))
         home.until(home.runs)
         for _ in range(jobs):
-            client.submit(home.generate("slow 1", priority="batch"))
+            client.submit(home.generate("slow 4", priority="batch"))
         client.cancel(blocker)
         urgent = [client.run(home.generate(f"urgent {number}")) for number in range(10)]
         assert {job.state for job in urgent} == {"done"} and client.status().queued > 0
@@ -280,7 +281,7 @@ def test_an_editor_behind_many_batch_jobs_waits_for_the_one_that_runs_and_no_oth
     for job in urgent:
         assert not [other for other in batch if job.created < other.started < job.started]
     waits = [job.started - job.created for job in urgent]
-    print(f"\nbehind {jobs} batch jobs of 50 ms: longest wait {max(waits) * 1000:.0f} ms")
+    print(f"\nbehind {jobs} batch jobs of 200 ms: longest wait {max(waits) * 1000:.0f} ms")
 
 
 def test_names_of_any_script_and_quotes_in_them_are_names(home: Any) -> None:

@@ -33,7 +33,7 @@ def test_nobody_is_listened_to_and_no_client_let_in_until_it_is_switched_on(home
     # Nor on the addresses of the user's own programs.
     found = json.loads(file.read_bytes()) | {"jobs": own.jobs, "control": own.control}
     connection.write_private(file, json.dumps(found).encode())
-    refusal(errors.WrongKey, lambda: Client(connection_file=file, timeout=5.0))
+    refusal(errors.WrongKey, lambda: Client(connection_file=file))
     with home.client() as client:
         assert client.status().remote is None
 
@@ -43,7 +43,7 @@ def test_switching_it_on_needs_an_address_and_ports(home: Any, missing: str) -> 
     Afar(home)
     home.environment.pop(f"VATT_REMOTE_{missing.upper()}")
     refused = home.spawn()
-    assert refused.wait(20) == 2
+    assert refused.wait(60) == 2
     assert f"remote.{missing}".encode() in refused.stderr.read()
 
 
@@ -59,13 +59,13 @@ def test_a_removed_client_is_refused_and_the_other_stays(running: Afar, editor: 
         assert running.home.vatt("clients", "remove", "second").returncode == 0
         # What was let in before has no say any more either.
         refusal(errors.Unauthorised, open_still.ping)
-        refusal(errors.WrongKey, lambda: Client(connection_file=second, timeout=5.0))
+        refusal(errors.WrongKey, lambda: Client(connection_file=second))
         assert first.ping()
     assert running.home.vatt("clients", "remove", "second").returncode == 3
     # The same name again is another key.
     again = running.home.root / "second-again.json"
     assert running.home.vatt("clients", "add", "second", "--output", str(again)).returncode == 0
-    refusal(errors.WrongKey, lambda: Client(connection_file=second, timeout=5.0))
+    refusal(errors.WrongKey, lambda: Client(connection_file=second))
     with Client(connection_file=again) as client:
         assert client.ping()
 
@@ -75,7 +75,7 @@ def test_the_key_of_a_stranger_is_refused(running: Afar, editor: Path, tmp_path:
     values = json.loads(editor.read_bytes()) | {"client_public": public.decode(), "client_secret": secret.decode()}
     file = tmp_path / "stranger.json"
     connection.write_private(file, json.dumps(values).encode())
-    refusal(errors.WrongKey, lambda: Client(connection_file=file, timeout=5.0))
+    refusal(errors.WrongKey, lambda: Client(connection_file=file))
     with running.home.client() as own:
         assert own.ping()
 
@@ -87,7 +87,7 @@ def test_keys_are_private_and_a_client_whose_file_is_open_to_others_stays_out(ru
     secret = json.loads(file.read_bytes())["client_secret"]
     assert secret not in kept.read_text()
     kept.chmod(0o666)
-    refusal(errors.WrongKey, lambda: Client(connection_file=file, timeout=5.0))
+    refusal(errors.WrongKey, lambda: Client(connection_file=file))
     kept.chmod(0o600)
     with Client(connection_file=file) as client:
         assert client.ping()

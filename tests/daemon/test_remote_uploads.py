@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_names_lead_nowhere_else(running: Afar, far: Client, tmp_path: Path) -> 
         body = {"type": "upload", "name": name, "size": 1, "sha256": digest}
         link = far.session.link("jobs")
         identity = link.begin()
-        link.send([messages.VERSION_FRAME, identity, messages.pack(body)])
+        running.home.until(partial(link.send, [messages.VERSION_FRAME, identity, messages.pack(body)]))
         with pytest.raises(errors.BadRequest):
             while link.take(identity) is None:
                 link.receive()

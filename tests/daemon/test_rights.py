@@ -131,8 +131,12 @@ for curve in (False, True):
     if curve:  # a key of its own, and the daemon's public one from wherever
         socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
         socket.curve_serverkey = server.encode()
+        refused = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
     socket.connect(endpoint)
     socket.send_multipart([messages.VERSION_FRAME, b"1", messages.pack({{"type": "ping"}})])
+    if curve:
+        refused.poll(60_000)
+        socket.disable_monitor()
     print("curve" if curve else "plain", "answered" if socket.poll(1500) else "silence")
     socket.close()
     context.term()
@@ -143,7 +147,7 @@ def test_keys_in_a_folder_that_is_open_to_others_are_refused(home: Any) -> None:
     home.start()
     with home.client() as client:
         client.shutdown()
-    home.processes[-1].wait(10)
+    home.processes[-1].wait(60)
     keys = home.root / "home" / "data" / "keys"
     assert keys.stat().st_mode & 0o777 == 0o700
     with mode(keys, 0o755):
@@ -184,7 +188,7 @@ def test_files_of_another_user_are_not_believed(home: Any, root: None) -> None:
     os.chown(home.file, 0, 0)
     with home.client() as client:
         client.shutdown()
-    home.processes[-1].wait(10)
+    home.processes[-1].wait(60)
     key = home.root / "home" / "data" / "keys" / "server.secret"
     os.chown(key, SOMEBODY_ELSE, SOMEBODY_ELSE)
     refused = home.spawn()

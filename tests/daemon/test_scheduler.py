@@ -104,7 +104,7 @@ class Desk:
 
 
 def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 250))
 
 
 def test_ends_that_come_together_and_the_begins_after_them_are_one_commit(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class SharedCounting(Shared, Counting):
 class Jobs:
     """Threads that do what a worker's do."""
 
-    def __init__(self, pipeline: SharedCounting, *, rows: int = 8, delay: float = 2.0) -> None:
+    def __init__(self, pipeline: SharedCounting, *, rows: int = 8, delay: float = 60.0) -> None:
         self.pipeline, self.gate, self.expected = pipeline, Gate(), 0
         pipeline.share(self.gate, rows=rows, delay=delay, on_their_way=lambda: self.expected)
         self.threads: list[threading.Thread] = []
@@ -100,7 +100,7 @@ class Jobs:
 
     def join(self) -> dict[str, Any]:
         for thread in self.threads:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
         return self.results
 
@@ -191,7 +191,7 @@ def test_turns_go_by_rank_and_the_more_urgent_comes_between_two_steps() -> None:
     def batch() -> None:
         with (turn := Turn(gate, BATCH, lambda: False)).taken():
             inside.set()
-            go.wait(10)
+            go.wait(60)
             order.append("batch, first step")
             turn.offer()
             order.append("batch, second step")
@@ -202,7 +202,7 @@ def test_turns_go_by_rank_and_the_more_urgent_comes_between_two_steps() -> None:
 
     threads = [threading.Thread(target=batch)]
     threads[0].start()
-    inside.wait(10)
+    inside.wait(60)
     for name, rank in (("batch 2", BATCH), ("sound", SOUND), ("captions", CAPTIONS)):
         threads.append(threading.Thread(target=other, args=(name, rank)))
         threads[-1].start()
@@ -210,7 +210,7 @@ def test_turns_go_by_rank_and_the_more_urgent_comes_between_two_steps() -> None:
         time.sleep(0.01)
     go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert order == ["batch, first step", "captions", "sound", "batch, second step", "batch 2"]
 
 
@@ -225,13 +225,15 @@ def test_batch_work_that_has_waited_for_long_takes_its_turn_like_interactive(mon
 
         threads = [threading.Thread(target=work, args=("batch", BATCH))]
         threads[0].start()
+        while not gate._waiting:
+            time.sleep(0.01)
         time.sleep(0.4)
         threads.append(threading.Thread(target=work, args=("sound", SOUND)))
         threads[1].start()
         while len(gate._waiting) < 2:
             time.sleep(0.01)
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert order == ["batch", "sound"]
 
 
@@ -249,7 +251,7 @@ def test_a_job_that_waits_can_be_cancelled_and_one_that_is_away_leaves_its_place
                     done.set()
 
             threading.Thread(target=second, daemon=True).start()
-            assert done.wait(10)
+            assert done.wait(60)
         assert first.held
 
 
@@ -275,11 +277,13 @@ def use(shelf: Shelf, model: str, keep_alive: float | None = None) -> Any:
                           is_full=lambda error: isinstance(error, torch.OutOfMemoryError))  # fmt: skip
 
 
-def test_models_stay_for_a_while_and_go_only_when_idle() -> None:
+def test_models_stay_for_a_while_and_go_only_when_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("vatt_daemon.shelf.time", SimpleNamespace(monotonic=lambda: now))
     loads = Loads()
-    shelf = loads.shelf(keep_alive=0.2)
+    shelf = loads.shelf(keep_alive=20.0)
     with use(shelf, "a"), use(shelf, "a"):
-        time.sleep(0.3)
+        now += 30.0
         shelf.expire()
         shelf.unload(None)
         assert loads.told[-1] == ["a"]
@@ -288,12 +292,12 @@ def test_models_stay_for_a_while_and_go_only_when_idle() -> None:
         pass
     shelf.expire()
     assert loads.loaded == ["a", "a"] and loads.told[-1] == ["a"]
-    time.sleep(0.25)
+    now += 25.0
     shelf.expire()
     assert loads.told[-1] == []
     with use(shelf, "a", keep_alive=-1):
         pass
-    time.sleep(0.25)
+    now += 25.0
     shelf.expire()
     assert loads.told[-1] == ["a"]
     with use(shelf, "a", keep_alive=0):

@@ -148,7 +148,7 @@ def test_log_lines_are_json_with_job_ids_and_keep_what_is_private_out(home: Any,
         with pytest.raises(errors.ClientError):
             client.run(dataclasses.replace(home.generate("plain"), path=str(home.root / SECRET)))
         client.shutdown()
-    home.processes[-1].wait(10)
+    home.processes[-1].wait(60)
     logs = home.root / "home" / "log"
     lines = [json.loads(line) for line in (logs / "daemon.log").read_text().splitlines()]
     assert {"time", "level", "logger", "message"} <= set(lines[0])
@@ -168,7 +168,7 @@ def test_figures_for_prometheus_are_there_when_asked_for_and_for_this_machine_on
     home.start(f"metrics.port={port}")
 
     def ask(path: str, host: str) -> tuple[int, str]:
-        link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         link.request("GET", path, headers={"Host": host})
         answer = link.getresponse()
         return answer.status, answer.read().decode()

@@ -58,10 +58,11 @@ def test_interactive_work_comes_between_two_steps_of_batch_work(many: Any) -> No
 def test_an_idle_model_leaves_the_memory_and_its_process_with_it(many: Any) -> None:
     many.start("worker.keep_alive=1.5")
     with many.client() as client:
-        client.run(many.generate("one"))
-        before = client.status().worker
-        assert before["models"] == ["nano"]
-        worker = psutil.Process(before["pid"])
+        job = client.submit(many.generate("slow 100000"))
+        many.until(lambda: client.status().worker["models"] == ["nano"])
+        worker = psutil.Process(client.status().worker["pid"])
+        client.cancel(job)
+        assert client.wait(job).state == "cancelled"
         many.until(lambda: client.status().worker["pid"] is None)
         many.until(lambda: not worker.is_running())
         assert client.run(many.generate("two")).state == "done"
@@ -97,7 +98,8 @@ def test_a_pause_after_many_deaths_is_seen_by_doctor(many: Any, monkeypatch: pyt
         assert found["daemon"].state == "ok"
         assert found["worker"].state == "problem" and found["worker"].cure
         assert [check.state for check in doctor._database()] == ["ok"]
-        assert client.ping() and client.get(job).state == "queued"
+        assert client.ping()
+        many.until(lambda: client.get(job).state == "queued")
 
 
 def test_a_job_that_kills_its_process_takes_no_other_along_twice(many: Any) -> None:
@@ -121,7 +123,7 @@ def test_a_fault_of_the_gpu_ends_the_process_and_not_the_job(many: Any) -> None:
 
 
 def test_a_process_that_makes_no_step_is_killed_and_the_others_get_their_turn(many: Any) -> None:
-    many.start("worker.stuck=1.5", "jobs.attempts=2")
+    many.start("worker.stuck=4", "jobs.attempts=3")
     with many.client() as client:
         stuck = client.submit(many.generate("hang"))
         assert client.run(many.generate("next")).state == "done"
@@ -183,7 +185,7 @@ def killed_at_random(home: Any, *, jobs: int, kills: int, kill_daemon: bool, pau
     work = [home.generate(f"slow {3 + n % 4}", takes=2, seed=n, priority="batch", idempotency_key=f"key-{n}")
             for n in range(jobs)]  # fmt: skip
     family: list[psutil.Process] = []
-    with home.client(reconnect=30.0) as client:
+    with home.client(reconnect=120.0) as client:
         submitted = [client.submit(message) for message in work]
         for _ in range(kills):
             time.sleep(pause)
@@ -211,8 +213,8 @@ def killed_at_random(home: Any, *, jobs: int, kills: int, kill_daemon: bool, pau
     assert reruns <= kills
     family += psutil.Process(daemon).children(recursive=True)
     home.processes[-1].terminate()
-    home.processes[-1].wait(10)
-    psutil.wait_procs(family, timeout=10)
+    home.processes[-1].wait(60)
+    psutil.wait_procs(family, timeout=60)
     assert not [process for process in family if process.is_running()]
     import sqlite3
 
@@ -259,7 +261,7 @@ class SmallDisk:
             except errors.ClientError:
                 return False
 
-        self._home.until(answers, seconds=40)
+        self._home.until(answers)
         self.inside = Path(f"/proc/{process.pid}/root{self._folder}")
 
     def fill(self) -> Path:
@@ -300,7 +302,7 @@ def test_batch_work_waits_for_a_full_output_disk_and_an_editor_is_told(home: Any
         assert {client.get(job).state for job in work} <= {"queued", "running"}
         ballast.unlink()
         for job in work:
-            ended = client.wait(job, timeout=60)
+            ended = client.wait(job, timeout=200)
             assert ended.state == "done" and ended.attempt == 1
         assert not [path for path in disk.inside.iterdir() if path.name.startswith(".")]
     print(f"\nslowest ping while the output disk was full: {slowest * 1000:.0f} ms")
@@ -327,7 +329,7 @@ def test_a_full_database_disk_is_told_and_heals(home: Any, small_disks: None, bu
         slowest = max(pings(client) for _ in range(20))
         ballast.unlink()
         for job in acknowledged:
-            assert client.wait(job, timeout=60).state == "done"
+            assert client.wait(job, timeout=200).state == "done"
         assert client.run(home.generate("healed")).state == "done"
         status = client.status()
         assert (status.queued, status.running) == (0, [])

@@ -29,7 +29,7 @@ const suggested = await client.submit("suggest", { path: clip, count: 2, start: 
 seen.suggest = await client.wait(suggested.job);
 
 const progress = [];
-const order = { path: clip, output, prompt: "slow 4", takes: 2, idempotency_key: "one-of-node" };
+const order = { path: clip, output, prompt: "slow 60", takes: 2, idempotency_key: "one-of-node" };
 const generated = await client.submit("generate", order);
 seen.generate = await client.wait(generated.job, (step) => progress.push(step));
 seen.progress = progress;
