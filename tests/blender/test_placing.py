@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 from vatt_sequencer import takes, targets
 from vatt_sequencer.channels import HIGHEST, NoFreeChannel, Occupied, free_channel
@@ -17,6 +17,7 @@ strips = some.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     taken=strips,
     first=some.integers(-50, 200),
@@ -117,6 +118,7 @@ def test_only_one_take_of_the_same_pictures_is_heard() -> None:
     assert takes.picked([]) is None
 
 
+@settings(deadline=None)
 @given(caption=some.text(), take=some.integers(0, 15))
 def test_strip_names_fit_blender(caption: str, take: int) -> None:
     name = takes.strip_name(caption, take)

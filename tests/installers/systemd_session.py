@@ -43,7 +43,7 @@ def prepare(root: Path) -> subprocess.Popen[bytes]:
     os.environ.pop("DBUS_SESSION_BUS_ADDRESS", None)
     program = next(path for path in SYSTEMD if Path(path).exists())
     manager = subprocess.Popen([program, "--user"], stdout=(root / "systemd.log").open("wb"), stderr=subprocess.STDOUT)
-    if not until(lambda: (runtime / "systemd" / "private").exists(), 20):
+    if not until(lambda: (runtime / "systemd" / "private").exists(), 60):
         print(json.dumps({"unusable": (root / "systemd.log").read_text(errors="replace")[-2000:]}))
         sys.exit(0)
     return manager
@@ -98,7 +98,7 @@ def main() -> None:
     seen["watched"] = bool(until(lambda: (folder / "failed" / "clip.mp4.error.txt").exists(), 120))
 
     stopped = vatt("daemon", "stop")
-    seen["stop stays stopped"] = [stopped.returncode, until(lambda: not running(), 20) is True]
+    seen["stop stays stopped"] = [stopped.returncode, until(lambda: not running(), 60) is True]
     removed = vatt("service", "uninstall")
     seen["uninstall"] = [removed.returncode, removed.stderr]
     left = [*(Path(os.environ["HOME"]) / ".config" / "systemd" / "user").rglob("*vatt*")]

@@ -82,7 +82,10 @@ class Watched(Home):
     def close(self) -> None:
         for process in self.watchers:
             process.terminate()
-            process.wait(20)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            process.kill()
+            process.wait()
         super().close()
 
     def once(self) -> subprocess.CompletedProcess[str]:

@@ -69,6 +69,7 @@ def many(home: Any, count: int, *, seconds: float) -> None:
     assert count <= len(home.executions("sound")) <= count + 1
 
 
+@pytest.mark.timeout(900)
 def test_the_shipped_model_works_in_a_watched_folder(home: Any) -> None:
     from vatt_core.media.probe import probe
     from vatt_core.media.waves import read_wave
@@ -81,7 +82,7 @@ def test_the_shipped_model_works_in_a_watched_folder(home: Any) -> None:
     clip.with_suffix(".json").unlink(missing_ok=True)
     (home.folder / "broken.mp4").write_bytes(clip.read_bytes()[:2000])
     home.add("--recursive", "--mux", "--takes", "2", "--seed", "5")
-    assert home.watch("--once").wait(250) == 1
+    assert home.watch("--once").wait(600) == 1
     assert home.results() == [
         "failed/broken.mp4.error.txt",
         *(f"sub/Regen.vatt{take}{suffix}" for take in (".2", "") for suffix in (".json", ".mp4", ".wav")),
