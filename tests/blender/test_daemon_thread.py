@@ -18,7 +18,7 @@ from vatt_sequencer.daemon_thread import Accepted, DaemonState, DaemonThread, En
 def thread(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonThread]:
     monkeypatch.setenv("VATT_HOME", home.environment["VATT_HOME"])
     monkeypatch.setattr(daemon_thread, "IDLE_POLL", 0.3)
-    monkeypatch.setattr(daemon_thread, "ANSWER_LIMIT", 2.0)
+    monkeypatch.setattr(daemon_thread, "ANSWER_LIMIT", 60.0)
     found = DaemonThread()
     found.start()
     yield found
@@ -29,7 +29,7 @@ def heard(thread: DaemonThread, kind: type, key: str = "") -> Any:
     """The next event of that kind, about that request."""
     for _ in range(2000):
         try:
-            event = thread.events.get(timeout=30)
+            event = thread.events.get(timeout=90)
         except queue.Empty:
             break
         if isinstance(event, kind) and getattr(event, "key", "") == key:
@@ -73,8 +73,9 @@ def test_cancel_before_and_after_the_daemon_has_it(thread: DaemonThread, home: A
 
 def test_killed_daemon_takes_no_job_with_it(thread: DaemonThread, home: Any) -> None:
     home.start()
-    thread.submit("one", "generate", fields(home, "slow 20"))
+    thread.submit("one", "generate", fields(home, "slow-once a"))
     heard(thread, Accepted, "one")
+    home.until(home.runs)
     home.kill()
     while heard(thread, DaemonState).running:
         pass
@@ -82,7 +83,8 @@ def test_killed_daemon_takes_no_job_with_it(thread: DaemonThread, home: Any) -> 
     assert heard(thread, Ended, "one").state == "done"
 
 
-def test_daemon_that_hangs_blocks_nobody(thread: DaemonThread, home: Any) -> None:
+def test_daemon_that_hangs_blocks_nobody(thread: DaemonThread, home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_thread, "ANSWER_LIMIT", 2.0)
     process = home.start()
     while not heard(thread, DaemonState).running:
         pass

@@ -137,6 +137,7 @@ for curve in (False, True):
     if curve:
         refused.poll(60_000)
         socket.disable_monitor()
+        refused.close()
     print("curve" if curve else "plain", "answered" if socket.poll(1500) else "silence")
     socket.close()
     context.term()
