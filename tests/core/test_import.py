@@ -7,80 +7,23 @@ import os
 import shutil
 import subprocess
 import sys
-import types
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from tests.core.official_files import pack_release, write_codec, write_release
-from vatt_core.errors import BadModel, BadRequest, DiskFull, InputNotVisible, VattError
+from tests.core.imports import GEMMA_T, LLAMA_T, change, drop, refused, run
+from tests.core.official_files import pack_release, write_codec
+from vatt_core.errors import BadModel, BadRequest, DiskFull, InputNotVisible
 from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.folder import load_model
 from vatt_core.weights.fingerprint import model_hash
-from vatt_core.weights.importing import ImportOptions, ImportReport, build, import_model
+from vatt_core.weights.importing import build, import_model
 from vatt_core.weights.importing.placing import clear_up
-from vatt_core.weights.importing.reading import read_codebooks, read_tensors
+from vatt_core.weights.importing.reading import read_tensors
 from vatt_core.weights.record import read_record
 from vatt_core.weights.verify import verify_model
-
-MINI = Path(__file__).parents[1] / "data" / "recorded" / "mini-official"
-LLAMA_T = "vatt_models/vatt_llama_T_final.ckpt"
-GEMMA_T = "vatt_models/vatt_gemma_T_final.ckpt"
-
-
-@pytest.fixture(scope="session")
-def whole_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_release(MINI, tmp_path_factory.mktemp("release") / "release")
-
-
-@pytest.fixture
-def release(whole_release: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(whole_release, tmp_path / "release"))
-
-
-def run(release: Path, name: str = "vatt-llama-t", *, folder: Path | None = None, **options: Any) -> ImportReport:
-    family: Any = "gemma" if "gemma" in name else "llama"
-    target = folder or release.parent / "models" / name
-    return import_model(
-        name,
-        [release],
-        folder=target,
-        family=family,
-        text_steered=name.endswith("-t"),
-        options=ImportOptions(**options),
-    )
-
-
-def refused(release: Path, name: str = "vatt-llama-t", kind: type[VattError] = BadModel, **options: Any) -> VattError:
-    """The error of an import, which must have left nothing behind."""
-    with pytest.raises(kind) as caught:
-        run(release, name, **options)
-    models = release.parent / "models"
-    assert not models.exists() or not list(models.iterdir())
-    return caught.value
-
-
-def change(path: Path, action: Callable[[dict[str, Any]], None]) -> None:
-    """Load a file of torch, change its state dict, save it again."""
-    content = torch.load(path, weights_only=True)
-    action(content.get("state_dict", content))
-    torch.save(content, path)
-
-
-def drop(part: str) -> Callable[[dict[str, Any]], None]:
-    def action(state: dict[str, Any]) -> None:
-        keys = [key for key in state if part in key]
-        assert keys
-        for key in keys:
-            del state[key]
-
-    return action
 
 
 def test_an_imported_folder_is_complete_recorded_and_needs_no_pickle(whole_release: Path, tmp_path: Path) -> None:
@@ -318,109 +261,6 @@ def test_codebooks_that_differ_from_the_codec_are_told(release: Path) -> None:
     assert any("codebooks" in note for note in run(release).notes)
 
 
-@pytest.mark.parametrize("name", ["vatt_models.zip", "vicuna.zip"])
-def test_a_truncated_archive(whole_release: Path, tmp_path: Path, name: str) -> None:
-    archives = pack_release(whole_release, tmp_path / "archives")
-    path = archives / name
-    path.write_bytes(path.read_bytes()[:-1000])
-    assert name in refused(archives).message
-
-
-def test_an_archive_with_a_damaged_member(whole_release: Path, tmp_path: Path) -> None:
-    archives = pack_release(whole_release, tmp_path / "archives")
-    path = archives / "vatt_models.zip"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-    damaged = [refused_by(archives, name) for name in ("vatt-llama-t", "vatt-llama", "vatt-gemma-t")]
-    assert any("vatt_models.zip" in message for message in damaged)
-
-
-def refused_by(release: Path, name: str) -> str:
-    try:
-        run(release, name, folder=release.parent / "models" / name)
-    except BadModel as error:
-        return error.message
-    return ""
-
-
-def test_names_in_an_archive_do_not_leave_the_folder(whole_release: Path, tmp_path: Path) -> None:
-    archives = pack_release(whole_release, tmp_path / "archives")
-    with zipfile.ZipFile(archives / "audiogen_models.zip", "w") as archive:
-        archive.write(
-            whole_release / "audiogen_model" / "compression_state_dict.bin", "../../compression_state_dict.bin"
-        )
-    run(archives, folder=tmp_path / "models" / "m")
-    assert not (tmp_path / "compression_state_dict.bin").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["archives", "models"]
-
-
-def test_a_checkpoint_cut_short(release: Path) -> None:
-    path = release / LLAMA_T
-    path.write_bytes(path.read_bytes()[:-5000])
-    assert "vatt_llama_T_final.ckpt" in refused(release).message
-    path.write_text("<html>quota exceeded</html>")
-    assert "vatt_llama_T_final.ckpt" in refused(release).message
-
-
-class Program:
-    """What an attacker would put into a checkpoint."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.file),)
-
-
-def test_a_pickled_program_runs_only_with_trust(release: Path, tmp_path: Path) -> None:
-    trace = tmp_path / "it ran"
-    content = torch.load(release / LLAMA_T, weights_only=True)
-    torch.save(content | {"callbacks": Program(trace)}, release / LLAMA_T)
-    error = refused(release)
-    assert "--trust" in error.message and "vatt_llama_T_final.ckpt" in error.message
-    assert not trace.exists()
-    run(release, trust=True)
-    assert trace.exists()
-
-
-class Stranger:
-    """An object of a module that the reader does not have."""
-
-
-def test_a_trusted_file_that_needs_a_module_says_which(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = torch.load(release / LLAMA_T, weights_only=True)
-    with monkeypatch.context() as patch:
-        module = types.ModuleType("some_trainer")
-        patch.setitem(sys.modules, "some_trainer", module)
-        patch.setattr(Stranger, "__module__", "some_trainer")
-        module.Stranger = Stranger  # type: ignore[attr-defined]
-        torch.save(content | {"callbacks": Stranger()}, release / LLAMA_T)
-    error = refused(release, trust=True)
-    assert "some_trainer" in error.message and "damaged" not in error.message
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"<html>"])
-@pytest.mark.parametrize("trust", [False, True])
-def test_a_file_that_is_no_pickle(tmp_path: Path, content: bytes, trust: bool) -> None:
-    (tmp_path / "some.ckpt").write_bytes(content)
-    with pytest.raises(BadModel, match="no file of weights"):
-        read_tensors(tmp_path / "some.ckpt", trust=trust)
-
-
-class Unfinished:
-    """What cannot be made anew from what was saved of it."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return len, ()
-
-
-def test_a_trusted_file_that_cannot_be_made_anew_is_damaged(tmp_path: Path) -> None:
-    torch.save({"state_dict": Unfinished()}, tmp_path / "some.ckpt")
-    with pytest.raises(BadModel, match=r"some\.ckpt"):
-        read_tensors(tmp_path / "some.ckpt", trust=True)
-
-
 def test_several_files_for_one_part_are_asked_about(release: Path) -> None:
     shutil.copyfile(release / LLAMA_T, release / "vatt_models" / "vatt_llama_T_other.ckpt")
     with pytest.raises(BadRequest, match="--part checkpoint="):
@@ -481,33 +321,3 @@ def test_the_disk_is_asked_before_an_archive_is_unpacked(
         import_model("vatt-llama-t", [packed], folder=tmp_path / "models" / "vatt-llama-t", family="llama",
                      text_steered=True, report=lines.append)  # fmt: skip
     assert lines == [] and list((tmp_path / "models").iterdir()) == []
-
-
-def forms(tables: torch.Tensor) -> dict[str, Any]:
-    embeddings = nn.ModuleList([nn.Embedding.from_pretrained(table) for table in tables])
-    return {
-        "tensor": tables,
-        "parameter": nn.Parameter(tables),
-        "list": list(tables),
-        "tuple": tuple(tables),
-        "parameter list": nn.ParameterList(list(tables)),
-        "embeddings": embeddings,
-        "list of embeddings": list(embeddings),
-        "state dict": embeddings.state_dict(),
-        "dictionary": {book: table for book, table in enumerate(tables)},
-        "half": tables.half(),
-    }
-
-
-@pytest.mark.parametrize("form", forms(torch.zeros(1, 1, 1)))
-def test_codebooks_of_every_form(tmp_path: Path, form: str) -> None:
-    tables = torch.randn(11, 16, 8).half().float()
-    torch.save(forms(tables)[form], tmp_path / "books.pt")
-    assert torch.equal(torch.stack(read_codebooks(tmp_path / "books.pt")), tables)
-
-
-@pytest.mark.parametrize("wrong", [torch.zeros(16, 8), [torch.zeros(3)], {"a": 1}, "words"])
-def test_what_is_no_codebooks(tmp_path: Path, wrong: Any) -> None:
-    torch.save(wrong, tmp_path / "books.pt")
-    with pytest.raises(BadModel, match=r"books\.pt"):
-        read_codebooks(tmp_path / "books.pt")
