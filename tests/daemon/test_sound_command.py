@@ -43,7 +43,8 @@ def test_from_a_take_to_its_page(home: Any) -> None:
     assert new[1] == old[1] == 44_100 and len(new[0]) == len(old[0]) == 3 * 44_100
     assert (new[0][:44_100] == old[0][:44_100]).all() and (new[0][66_150:88_200] != old[0][66_150:88_200]).any()
     vatt("generate", "clip.mp4", "--from", first["sidecar"], "--region", "2,9", *quick, fails=2)
-    assert "--from" in vatt("generate", "clip.mp4", "--region", "1,2", *quick, fails=2)
+    told = vatt("generate", "clip.mp4", "--region", "1,2", *quick, fails=2)
+    assert "--from" in told and "--region" in told
     vatt("generate", "clip.mp4", "--preset", "none", *quick, fails=2)
     assert all(path.read_bytes() == data for path, data in before.items())
 

@@ -236,7 +236,8 @@ def earlier_values(base: Path, *, extended: bool) -> dict[str, Any]:
 
 _OPTIONS = {"start": "--in", "end": "--out", "negative_prompt": "--negative", "sample_rate": "--rate",
             "guidance_scale": "--guidance", "path": "CLIP", "prompts": "--per-shot", "base": "--from",
-            "negative_prompts": "--per-shot-negative", "container": "--format"}  # fmt: skip
+            "negative_prompts": "--per-shot-negative", "container": "--format", "region": "--region",
+            "vary": "--vary", "reference": "--reference", "nudge": "--nudge"}  # fmt: skip
 
 
 def _times(option: str, text: str | None) -> tuple[Fraction, ...] | None:
