@@ -58,6 +58,8 @@ class Link:
             wanted |= event
         self.monitor = self.socket.get_monitor_socket(wanted)
         self._ready = False
+        self.connected = 0
+        """How often the connection came about: the daemon forgets the watches of one that broke off."""
         self._refused = 0
         self._broke = False
         self.socket.connect(address)
@@ -126,6 +128,7 @@ class Link:
     def _monitored(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._ready, self._refused = True, 0
+            self.connected += 1
         elif event == zmq.EVENT_DISCONNECTED:
             self._broke = self._broke or self._ready
             self._ready = False

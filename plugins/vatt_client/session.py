@@ -149,8 +149,8 @@ class Session(Carrying):
     async def _watch_once(
         self, waiting: set[str] | None, on_progress: OnProgress | None, end: float | None
     ) -> AsyncGenerator[Job, None]:
-        """One watch, of all jobs if `waiting` is None: yields jobs until all have ended, or nothing was heard for
-        RECONCILE seconds."""
+        """One watch, of all jobs if `waiting` is None: yields jobs until all have ended, the connection was made anew, or
+        nothing was heard of jobs for RECONCILE seconds."""
         order = messages.Watch(jobs=tuple(sorted(waiting or ())), progress=on_progress is not None)
         link = self.link(messages.JOBS)
         identity = link.begin(events=True)
@@ -159,7 +159,7 @@ class Session(Carrying):
                 yield (found := Job.from_wire(body))
                 if on_progress is not None and found.progress is not None and not found.ended:
                     on_progress(Progress.from_wire(found.progress))
-            heard = time.monotonic()
+            heard, connected = time.monotonic(), link.connected
             while waiting is None or waiting:
                 event = link.next_event(identity)
                 if event is not None:
@@ -175,7 +175,7 @@ class Session(Carrying):
                         f"{len(waiting or ())} job(s) did not end in time; they go on in the daemon.",
                         jobs=sorted(waiting or ()),
                     )
-                if now - heard > RECONCILE and waiting is not None:
+                if link.connected != connected or (now - heard > RECONCILE and waiting is not None):
                     return
                 came = await self._waiter.wait(link, TICK if end is None else min(TICK, end - now))
                 await self._heartbeat(link, heard=came)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Coroutine
 from typing import Any
 
@@ -78,6 +79,68 @@ def test_jobs_of_others_can_be_watched(shared: Any, guest: Client) -> None:
             while not seen[-1].ended:
                 seen.append(await anext(all_jobs))
             assert [(found.id, found.state) for found in seen] == [(job, "running"), (job, "done")]
+
+    run(scenario())
+
+
+class Relay:
+    """Passes on what goes to a port of this machine and back, until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.streams: list[asyncio.StreamWriter] = []
+        self.opened = 0
+
+    async def __aenter__(self) -> Relay:
+        self.server = await asyncio.start_server(self._take, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        self.cut()
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection("127.0.0.1", self.target)
+        self.streams += [writer, outer]
+        self.opened += 1
+        await asyncio.gather(self._pass(reader, outer), self._pass(inner, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    def cut(self) -> None:
+        for stream in self.streams:
+            stream.transport.abort()
+        self.streams.clear()
+
+
+def test_jobs_are_watched_on_after_a_connection_that_broke_off(shared: Any, guest: Client) -> None:
+    async def scenario() -> None:
+        there = connection.read_connection(shared.file)
+        head, _, port = there.jobs.rpartition(":")
+        async with Relay(int(port)) as relay:
+            file = connection.write_connection(
+                dataclasses.replace(there, jobs=f"{head}:{relay.port}"), shared.root / "relayed.json"
+            )
+            async with (
+                AsyncClient(connection_file=file) as client,
+                contextlib.aclosing(client.watch_all()) as all_jobs,
+            ):
+                before = guest.status().watchers
+                heard = asyncio.ensure_future(anext(all_jobs))
+                while guest.status().watchers <= before:
+                    await asyncio.sleep(0.05)
+                relay.cut()
+                jobs = set()
+                while not heard.done():
+                    jobs.add(guest.submit(shared.generate("plain")))
+                    await asyncio.wait({heard}, timeout=1)
+                assert (await heard).id in jobs and relay.opened == 2
 
     run(scenario())
 
