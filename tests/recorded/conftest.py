@@ -33,6 +33,8 @@ def recorded_folder() -> Path:
     """The folder that holds NAME.json and NAME.safetensors."""
     root = _root()
     folder = _first([root, *sorted(root.glob("golden*"))], "*.safetensors")
+    if folder is None and "VATT_RECORDED" in os.environ:
+        pytest.fail(f"VATT_RECORDED names {root}, which holds no recordings")
     if folder is None:
         pytest.skip(f"no recordings in {root}")
     return folder
