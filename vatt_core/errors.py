@@ -57,12 +57,16 @@ class LimitsExceeded(VattError):
 
 
 class DiskFull(VattError):
+    """There is no room for what was to be written; the same request may succeed once there is."""
+
     code = "disk_full"
     exit_code = 5
     retryable = True
 
 
 class OutOfMemory(VattError):
+    """The model or the work does not fit into the memory of its device."""
+
     code = "out_of_memory"
     exit_code = 5
 

@@ -199,6 +199,9 @@ class Take:
 
 @dataclass(frozen=True)
 class GenerateResult:
+    """takes: best first, where they were ranked. caption: what they were made from. seconds: per stage. duration: of the clip,
+    cuts: in it, seconds."""
+
     takes: tuple[Take, ...]
     caption: str
     model: str

@@ -48,6 +48,7 @@ class Timing:
 
     @property
     def frames_per_video_token(self) -> int:
+        """Frames that become one video token."""
         return exact_division(self.frame_rate, self.video_token_rate)
 
     @property
@@ -57,6 +58,7 @@ class Timing:
 
     @property
     def codes_per_video_token(self) -> int:
+        """Code frames that last as long as one video token."""
         return exact_division(self.code_rate, self.video_token_rate)
 
     @property
@@ -83,6 +85,7 @@ class Timing:
         return max(1, math.ceil(duration * self.code_rate))
 
     def to_dict(self) -> dict[str, str | int]:
+        """As JSON holds it: rates and the window as exact fractions, "n" or "n/d"."""
         return {
             "window": str(self.window),
             "frame_rate": str(self.frame_rate),
@@ -95,6 +98,7 @@ class Timing:
 
     @classmethod
     def from_dict(cls, values: dict[str, str | int]) -> Timing:
+        """Inverse of :meth:`to_dict`. Raises KeyError, ValueError."""
         return cls(
             window=Fraction(values["window"]),
             frame_rate=Fraction(values["frame_rate"]),

@@ -127,6 +127,7 @@ class Guard:
         reader.end()
 
     def close(self) -> None:
+        """End the processes that wait for work."""
         with self._lock:
             idle, self._idle = self._idle, []
         for reader in idle:

@@ -107,6 +107,7 @@ def _allow_processor_time(seconds: int) -> None:
 
 
 def main() -> None:
+    """Serve requests from standard input on standard output; the arguments are the limits on memory and processor."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

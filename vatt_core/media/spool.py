@@ -27,7 +27,9 @@ class Sound(Protocol):
     sample_rate: int
 
     @property
-    def samples(self) -> int: ...
+    def samples(self) -> int:
+        """How many there are."""
+        ...
 
     def read(self, start: int, stop: int) -> Wave:
         """Samples [start, stop), zeros where that lies outside the sound."""
@@ -69,6 +71,7 @@ class Spool:
         return self._samples
 
     def append(self, wave: NDArray[np.floating]) -> None:
+        """Add samples [N] at the end. Raises DiskFull, ForbiddenPath, BadRequest."""
         data = np.ascontiguousarray(wave, np.float32)
         try:
             self._file.seek(0, 2)

@@ -42,6 +42,7 @@ class ConditionAudioNorm(nn.Module):
         self.audio = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, split: int) -> tuple[Tensor, Tensor]:
+        """x [B, N, dim] -> [B, split, dim] and [B, N - split, dim]."""
         return self.condition(x[:, :split]), self.audio(x[:, split:])
 
 
@@ -55,6 +56,7 @@ class EncoderBlock(nn.Module):
         self.audio_feed_forward = FeedForward(config.dim, dropout=config.dropout)
 
     def forward(self, x: Tensor, norm: ConditionAudioNorm, bias: Tensor, keep: Tensor | None, split: int) -> Tensor:
+        """x [B, N, dim] -> [B, N, dim]. bias and keep: see `Attention.forward`; split: the number of condition slots."""
         x = x + self.attention(torch.cat(norm(x, split), dim=1), bias, keep)
         condition, audio = norm(x, split)
         return x + torch.cat([self.condition_feed_forward(condition), self.audio_feed_forward(audio)], dim=1)
@@ -78,6 +80,8 @@ class Encoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
+    """Attention and feed-forward, each with a norm of its own before it."""
+
     def __init__(self, config: AudioTransformerConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.dim)
@@ -86,6 +90,7 @@ class DecoderBlock(nn.Module):
         self.feed_forward = FeedForward(config.dim, dropout=config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor, keep: Tensor | None, *, first: int = 0) -> Tensor:
+        """x [B, N, dim] -> [B, N - first, dim]. bias and keep: see `Attention.forward`."""
         x = x[:, first:] + self.attention(self.attention_norm(x), bias, keep, first=first)
         return x + self.feed_forward(self.feed_forward_norm(x))
 

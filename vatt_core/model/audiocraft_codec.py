@@ -40,12 +40,14 @@ class AudiocraftCodec(Codec):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
+        """codes: [B, K, T] int -> wave [B, T * hop_length] float32."""
         self.check_codes(codes)
         with torch.autocast(codes.device.type, enabled=False):
             return self.audiocraft.decode(codes.long()).squeeze(1)
 
     @torch.no_grad()
     def encode(self, wave: Tensor) -> Tensor:
+        """wave: [B, N] float in [-1, 1] -> codes [B, K, ceil(N / hop_length)] int64."""
         self.check_wave(wave)
         with torch.autocast(wave.device.type, enabled=False):
             return self.audiocraft.encode(wave.float()[:, None])[0]

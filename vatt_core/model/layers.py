@@ -132,6 +132,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, N, dim] -> [B, N, dim]."""
         wide = self.expand(x)
         # Without gradients the widest result of all need not be there twice.
         wide = F.gelu(wide) if torch.is_grad_enabled() else torch.ops.aten.gelu_(wide)

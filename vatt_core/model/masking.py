@@ -41,6 +41,7 @@ class TruncatedNormalRatio:
         return (self.mean + self.std * score).clamp(self.low, self.high)
 
     def cdf(self, ratio: Tensor) -> Tensor:
+        """The share (float64 in [0, 1]) of the draws that lies below a ratio."""
         below, above = self._normal(self.low), self._normal(self.high)
         score = torch.special.ndtr((ratio.double() - self.mean) / self.std)
         return ((score - below) / (above - below)).clamp(0.0, 1.0)
@@ -54,6 +55,7 @@ class CosineRatio:
     """The ratios that decoding with a cosine schedule meets, each step equally often: cos(pi u / 2)."""
 
     def quantile(self, share: Tensor) -> Tensor:
+        """See :class:`RatioDistribution`."""
         return torch.sin(share.double() * math.pi / 2)
 
 
