@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vatt_core.model.decoding import DecodingOptions
 from vatt_core.timing import Timing
-from vatt_core.windows import OVERLAP, Window, plan_span
+from vatt_core.windows import AROUND, Window, plan_span
 from vatt_core.work import Stop
 
 ROWS_AT_ONCE = 8
@@ -158,7 +158,7 @@ def join_ends(codes: Tensor, shot: Shot, timing: Timing) -> tuple[Tensor, Shot, 
     frames = turned_by // per_token * timing.frames_per_video_token
     turned = torch.roll(codes, -turned_by, dims=2)
     joint = length - turned_by
-    around = min(int(OVERLAP / 2 * timing.code_rate), length // 4)
+    around = min(int(AROUND / 2 * timing.code_rate), length // 4)
     turned[:, :, joint - around : joint + around] = timing.mask
     features = torch.cat([shot.features[frames:], shot.features[:frames]])
     return turned, Shot(0, length, features, shot.prompt, shot.negative_prompt), turned_by

@@ -11,15 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
+from math import ceil
 
 from vatt_core.timing import Timing
 
-OVERLAP = Fraction(2)
+SHARED = Fraction(8, 5)
 """Seconds that neighbouring windows share at least, and that a window between two others fills at least."""
 
-EDGE = Fraction(1)
+EDGE = Fraction(3, 5)
 """Seconds at the inner ends of the windows of the first pass that are left to those between them. A model begins a window as
-clips begin, without the last of what was heard before: kept, that would be a step at the seam."""
+clips begin, without the last of what was heard before: kept, that would be a step at the seam. What else they share the
+windows between them see."""
+
+AROUND = Fraction(2)
+"""Seconds that are looked at on both sides of what is filled in a take."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +39,16 @@ class Window:
     keep_to: int
 
 
-def plan_windows(
-    duration: Fraction, timing: Timing, *, overlap: Fraction = OVERLAP, lead_tokens: int = 0
-) -> list[Window]:
+def plan_windows(duration: Fraction, timing: Timing, *, lead_tokens: int = 0) -> list[Window]:
     """The windows that cover `duration` seconds, in order. All begin on a video token, so frames and codes agree.
 
     lead_tokens: video tokens of each window that are taken by something else. Raises ValueError when hardly any is left.
     """
-    length, shared = timing.video_tokens - lead_tokens, int(overlap * timing.video_token_rate)
-    edge = int(EDGE * timing.video_token_rate)
+    length = timing.video_tokens - lead_tokens
+    shared, edge = (ceil(seconds * timing.video_token_rate) for seconds in (SHARED, EDGE))
     if length < 2 * shared:
         raise ValueError(f"{length} video tokens are too few for windows that share {shared} of them")
-    tokens = -int(-duration * timing.video_token_rate // 1)  # rounded up
+    tokens = ceil(duration * timing.video_token_rate)
     beyond = max(0, tokens - length)
     steps = -(-beyond // (length - shared))
     starts = [round(Fraction(beyond * index, max(1, steps))) for index in range(steps + 1)]
@@ -80,13 +83,13 @@ def plan_span(first: int, last: int, codes: int, timing: Timing, *, lead_tokens:
     """The windows that fill the code frames [first, last) of a shot of `codes` code frames.
 
     Around what is filled they show what is there already: one window as far as it goes to both sides where that is enough,
-    else windows in two passes that begin and end `OVERLAP` outside of it. Empty where there is nothing to fill.
+    else windows in two passes that begin and end `AROUND` outside of it. Empty where there is nothing to fill.
     """
     if first >= last:
         return []
     per_token = timing.codes_per_video_token
     tokens, length = -(-codes // per_token), timing.video_tokens - lead_tokens
-    around = int(OVERLAP * timing.video_token_rate)
+    around = ceil(AROUND * timing.video_token_rate)
     begin, end = max(0, first // per_token - around), min(tokens, -(-last // per_token) + around)
     if end - begin <= length:
         start = max(0, min((begin + end - length) // 2, tokens - length))
