@@ -19,9 +19,11 @@ from vatt_core import errors
 
 __all__ = ["GenerateRequest", "Pipeline", "SuggestRequest"]
 
+RUNS = Path(os.environ["VATT_TEST_RUNS"])
+
 
 def note(kind: str, path: Path) -> None:
-    with open(os.environ["VATT_TEST_RUNS"], "a", encoding="utf-8") as log:
+    with RUNS.open("a", encoding="utf-8") as log:
         log.write(json.dumps([kind, str(path)]) + "\n")
 
 
@@ -32,8 +34,7 @@ def act(path: Path, cancelled: Any, *, sound: bool) -> str:
         raise errors.BadMedia(f"{path} holds no picture that can be decoded.")
     if what == "full" and not Path(argument.strip()).exists():
         raise errors.DiskFull("There is no space left.")
-    mark = Path(os.environ["VATT_TEST_RUNS"]).with_name(f"slowed-{argument.strip()}")
-    if what == "slow" and sound and not mark.exists():
+    if what == "slow" and sound and not (mark := RUNS.with_name(f"slowed-{argument.strip()}")).exists():
         mark.touch()
         for _ in range(10_000):
             if cancelled():
