@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
 
 from vatt_core import scores
 from vatt_core.evaluation.judge import load_judge
@@ -115,7 +116,9 @@ def seams(bench: Bench) -> Iterator[dict[str, Any]]:
             told: dict[str, Any] = {"seconds": seconds, "kind": kind, "seams": len(at)}
             for name, measure in (("energy_jump_db", energy_jump), ("spectral_distance_db", spectral_distance)):
                 here, there = ([measure(wave, t, timing.sample_rate) for t in times] for times in (at, ordinary))
-                told[name] = {"seams": _quartiles(here), "ordinary": _quartiles(there)}
+                # How likely seams would look so, or larger, if they were ordinary instants.
+                chance = round(float(mannwhitneyu(here, there, alternative="greater").pvalue), 3)
+                told[name] = {"seams": _quartiles(here), "ordinary": _quartiles(there), "chance": chance}
             if scene.event_times:
                 near, far = (_f1_where(take.onsets, scene.event_times, at, near=near) for near in (True, False))
                 told |= {"onset_f1_near": round(near, 3), "onset_f1_elsewhere": round(far, 3)}
