@@ -155,11 +155,13 @@ class Session(Carrying):
         link = self.link(messages.JOBS)
         identity = link.begin(events=True)
         try:
-            for body in (await self._answer(link, identity, order, None))["jobs"]:
+            answer = await self._answer(link, identity, order, None)
+            connected = link.connected
+            for body in answer["jobs"]:
                 yield (found := Job.from_wire(body))
                 if on_progress is not None and found.progress is not None and not found.ended:
                     on_progress(Progress.from_wire(found.progress))
-            heard, connected = time.monotonic(), link.connected
+            heard = time.monotonic()
             while waiting is None or waiting:
                 event = link.next_event(identity)
                 if event is not None:
