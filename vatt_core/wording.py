@@ -100,6 +100,6 @@ def _shared(first: frozenset[str], second: frozenset[str]) -> float:
 
 
 def avoiding(negative_prompt: str | None, avoid: Sequence[str]) -> str | None:
-    """A negative prompt that also names what shall be avoided."""
+    """A negative prompt that also names what shall be avoided. An empty one stays, to be refused as such."""
     words = [AVOIDABLE.get(word.strip().lower(), word.strip()) for word in avoid if word.strip()]
-    return ", ".join([*([negative_prompt] if negative_prompt else []), *words]) or None
+    return ", ".join([*([negative_prompt] if negative_prompt else []), *words]) or negative_prompt

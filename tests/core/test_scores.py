@@ -123,6 +123,6 @@ def test_captions_that_say_the_same_count_once() -> None:
 
 
 def test_what_shall_be_avoided_joins_the_negative_prompt() -> None:
-    assert avoiding(None, []) is None and avoiding("wind", [""]) == "wind"
+    assert avoiding(None, []) is None and avoiding("wind", [""]) == "wind" and avoiding("", []) == ""
     both = avoiding("wind", ["speech", "a dog"])
     assert both is not None and both.startswith("wind, ") and "speaking" in both and "a dog" in both

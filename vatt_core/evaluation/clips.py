@@ -39,7 +39,7 @@ def evaluation_scenes(
     Raises BadRequest for negative numbers.
     """
     if single < 0 or double < 0:
-        raise BadRequest(f"{single} single and {double} double clips are not possible; give numbers from 0 on")
+        raise BadRequest(f"{single} single and {double} double clips are not possible: give numbers from 0 on.")
     kinds = list(KINDS)
     return {
         "single": [

@@ -320,11 +320,11 @@ def evaluate_world(
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
-        raise BadRequest(f"there is no part {', '.join(unknown) or 'chosen'}; choose among {', '.join(PARTS)}")
+        raise BadRequest(f"There is no part {', '.join(unknown) or 'chosen'}: choose among {', '.join(PARTS)}.")
     if split not in ("held_out", "validation"):
-        raise BadRequest(f"clips of the split {split} measure nothing; choose held_out or validation", split=split)
+        raise BadRequest(f"Clips of the split {split} measure nothing: choose held_out or validation.", split=split)
     if single + double < 1 or batch < 1:
-        raise BadRequest(f"{single + double} clips in batches of {batch} measure nothing; give at least 1")
+        raise BadRequest(f"{single + double} clips in batches of {batch} measure nothing: give at least 1.")
     judge = load_judge()
     _check_rate(pipeline.timing, judge)
     under_test = PipelineUnderTest(pipeline, cache=cache)
@@ -379,8 +379,8 @@ def evaluate_world(
 def _check_rate(timing: Timing, judge: Judge) -> None:
     if timing.sample_rate != judge.sample_rate:
         raise BadRequest(
-            f"the judge hears {judge.sample_rate} Hz, this model makes {timing.sample_rate} Hz; "
-            "only models of the judge's rate can be measured"
+            f"The judge hears {judge.sample_rate} Hz, this model makes {timing.sample_rate} Hz: "
+            "only models of the judge's rate can be measured."
         )
 
 

@@ -49,10 +49,10 @@ def iterate(scene: Scene, times: Sequence[float], *, size: int | tuple[int, int]
     width, height = (size, size) if isinstance(size, int) else size
     if not (16 <= width <= 4096 and 16 <= height <= 4096):
         raise BadRequest(
-            f"a picture of {width} x {height} is not possible; choose 16 to 4096", width=width, height=height
+            f"A picture of {width} x {height} is not possible: choose 16 to 4096.", width=width, height=height
         )
     if not all(math.isfinite(time) for time in times):
-        raise BadRequest("an instant of the picture is no number; give finite seconds")
+        raise BadRequest("An instant of the picture is no number: give finite seconds.")
     stages: dict[int, _Stage] = {}
     for time in times:
         index = _shot_at(scene, time)

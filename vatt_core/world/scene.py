@@ -150,7 +150,7 @@ class Scene:
 def split_seed(split: Split, index: int) -> int:
     """The seed of clip `index` of a split. Raises BadRequest outside 0…999,999."""
     if not 0 <= index < SPLIT_SIZE:
-        raise BadRequest(f"clip {index} is outside the split; choose 0 to {SPLIT_SIZE - 1}", index=index)
+        raise BadRequest(f"Clip {index} is outside the split: choose 0 to {SPLIT_SIZE - 1}.", index=index)
     return SPLIT_START[split] + index
 
 
@@ -167,15 +167,15 @@ def describe(
     Raises BadRequest for an unknown kind, layout or material, a seed below 0, or a length outside 0.5…3600 s.
     """
     if kind is not None and kind not in KINDS:
-        raise BadRequest(f"there is no kind {kind!r}; choose one of {', '.join(KINDS)}", kind=kind)
+        raise BadRequest(f"There is no kind {kind!r}: choose one of {', '.join(KINDS)}.", kind=kind)
     if layout not in (None, "single", "two_kinds", "two_scenes"):
-        raise BadRequest(f"there is no layout {layout!r}; choose single, two_kinds or two_scenes", layout=layout)
+        raise BadRequest(f"There is no layout {layout!r}: choose single, two_kinds or two_scenes.", layout=layout)
     if material is not None and material not in MATERIALS:
-        raise BadRequest(f"there is no material {material!r}; choose one of {', '.join(MATERIALS)}", material=material)
+        raise BadRequest(f"There is no material {material!r}: choose one of {', '.join(MATERIALS)}.", material=material)
     if not (np.isfinite(seconds) and 0.5 <= seconds <= 3600):
-        raise BadRequest(f"a length of {seconds} s is not possible; choose 0.5 to 3600", seconds=seconds)
+        raise BadRequest(f"A length of {seconds} s is not possible: choose 0.5 to 3600.", seconds=seconds)
     if not 0 <= seed < 3 * SPLIT_SIZE:
-        raise BadRequest(f"there is no seed {seed}; choose 0 to {3 * SPLIT_SIZE - 1}", seed=seed)
+        raise BadRequest(f"There is no seed {seed}: choose 0 to {3 * SPLIT_SIZE - 1}.", seed=seed)
 
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([VERSION, seed])))
     drawn_layout = str(rng.choice(["single", "two_kinds", "two_scenes"], p=[0.7, 0.15, 0.15]))

@@ -37,7 +37,7 @@ def synthesise(scene: Scene, *, sample_rate: int = 16000) -> NDArray[np.float32]
     Raises BadRequest for a sample rate outside 8000…192000 Hz.
     """
     if not 8000 <= sample_rate <= 192000:
-        raise BadRequest(f"a sample rate of {sample_rate} Hz is not possible; choose 8000 to 192000")
+        raise BadRequest(f"A sample rate of {sample_rate} Hz is not possible: choose 8000 to 192000.")
     samples = round(scene.seconds * sample_rate)
     wave = _room_tone(scene, samples, sample_rate)
     for shot in scene.shots:

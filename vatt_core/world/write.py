@@ -37,7 +37,7 @@ def parse_rate(text: str) -> Fraction:
     try:
         rate = Fraction(text.strip())
     except (ValueError, ZeroDivisionError):
-        raise BadRequest(f"{text!r} is no frame rate; write it as 24, 29.97 or 30000/1001", fps=text) from None
+        raise BadRequest(f"{text!r} is no frame rate: write it as 24, 29.97 or 30000/1001.", fps=text) from None
     for whole in (24, 30, 60, 120):
         if rate.denominator > 1 and abs(rate - Fraction(whole * 1000, 1001)) < Fraction(1, 100):
             rate = Fraction(whole * 1000, 1001)
@@ -89,11 +89,11 @@ def write_clip(
     _check_rate(rate)
     _check_size(size)
     if target.suffix.lower() not in (".mp4", ".mov"):
-        raise BadRequest(f"{target.name} is no name for a clip; let it end in .mp4 or .mov", path=str(target))
+        raise BadRequest(f"{target.name} is no name for a clip: let it end in .mp4 or .mov.", path=str(target))
     if target.is_dir():
-        raise BadRequest(f"{target} is a folder; name a file in it", path=str(target))
+        raise BadRequest(f"{target} is a folder: name a file in it.", path=str(target))
     if not target.parent.is_dir():
-        raise BadRequest(f"there is no folder {target.parent}; make it first", path=str(target))
+        raise BadRequest(f"There is no folder {target.parent}: make it first.", path=str(target))
     frames = frame_count(scene, rate)
     description = {
         **scene.to_dict(),
@@ -128,12 +128,12 @@ def write_world(
 
 def _check_rate(rate: Fraction) -> None:
     if not 1 <= rate <= 240:
-        raise BadRequest(f"{rate} pictures per second are not possible; choose 1 to 240", fps=str(rate))
+        raise BadRequest(f"{rate} pictures per second are not possible: choose 1 to 240.", fps=str(rate))
 
 
 def _check_size(size: int) -> None:
     if size % 2 or not 16 <= size <= 4096:
-        raise BadRequest(f"a picture of {size} pixels is not possible; choose an even number, 16 to 4096", size=size)
+        raise BadRequest(f"A picture of {size} pixels is not possible: choose an even number, 16 to 4096.", size=size)
 
 
 def _video_stream(container: Any, rate: Fraction, size: int, crf: int) -> Any:
@@ -249,7 +249,7 @@ def _umask() -> int:
 
 def _typed(error: OSError, target: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"the disk is full, {target} was not written; make room and try again", path=str(target))
+        return DiskFull(f"The disk is full, {target} was not written: make room and try again.", path=str(target))
     if isinstance(error, PermissionError) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ForbiddenPath(f"{target} may not be written; choose another folder", path=str(target))
-    return BadRequest(f"{target} cannot be written ({error}); choose another name", path=str(target))
+        return ForbiddenPath(f"{target} may not be written: choose another folder.", path=str(target))
+    return BadRequest(f"{target} cannot be written ({error}): choose another name.", path=str(target))
