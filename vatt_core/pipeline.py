@@ -268,7 +268,7 @@ class Pipeline(Seeing):
         reference = self._reference(request)
         per_token = self.timing.codes_per_video_token
         lead = 0 if reference is None else reference.shape[1] // per_token
-        groups = plan_rows(codes, clip.shots, seeds, self.timing, lead_tokens=lead)
+        groups = plan_rows(codes, clip.shots, seeds, self.timing, device=self.device, lead_tokens=lead)
         steps = self._steps(options)
         with work.stage("compose", steps * len(groups)) as step:
             compose(self, codes, clip.shots, groups, options=options, reference=reference, step=step,
@@ -277,7 +277,7 @@ class Pipeline(Seeing):
             # The other seeds would draw for the joint what they have drawn for the begin.
             others = [(seed + 1) * 7_919 % 2**62 for seed in seeds]
             turned, shot, by = join_ends(codes, clip.shots[0], self.timing)
-            groups = plan_rows(turned, [shot], others, self.timing)
+            groups = plan_rows(turned, [shot], others, self.timing, device=self.device)
             with work.stage("join", steps * len(groups)) as step:
                 compose(self, turned, [shot], groups, options=options, step=step, cancelled=work.cancelled)
             codes = torch.roll(turned, by, dims=2)
@@ -352,7 +352,8 @@ class Pipeline(Seeing):
                 for own, by in zip(codes, shifts, strict=True)
             ]
         )
-        groups = plan_rows(tried, clip.shots, [(seed + 1) * 104_729 % 2**62 for seed in seeds], self.timing)
+        again = [(seed + 1) * 104_729 % 2**62 for seed in seeds]
+        groups = plan_rows(tried, clip.shots, again, self.timing, device=self.device)
         options = self._options(request)
         with work.stage("nudge", self._steps(options) * len(groups)) as step:
             compose(self, tried, clip.shots, groups, options=options, step=step, cancelled=work.cancelled)

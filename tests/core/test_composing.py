@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from vatt_core.composing import ROWS_AT_ONCE, Shot, compose, join_ends, plan_rows, shift_codes, window_features
+from vatt_core.composing import (
+    ROWS_AT_ONCE,
+    ROWS_ON_A_CPU,
+    Shot,
+    compose,
+    join_ends,
+    plan_rows,
+    shift_codes,
+    window_features,
+)
 from vatt_core.model.decoding import DecodingOptions
 from vatt_core.timing import Timing
 from vatt_core.windows import plan_span, plan_windows, shot_borders
@@ -44,26 +53,36 @@ def blank(length: int, takes: int = 1, timing: Timing = OFFICIAL) -> Tensor:
     return torch.full((takes, timing.codebooks, length), timing.mask, dtype=torch.int64)
 
 
-def made(codes: Tensor, shots: Sequence[Shot], seeds: Sequence[int] = (1,), **options: Any) -> Recorder:
+def made(
+    codes: Tensor, shots: Sequence[Shot], seeds: Sequence[int] = (1,), *, device: str = "cpu", **options: Any
+) -> Recorder:
     recorder = Recorder()
     reference = options.get("reference")
     lead = 0 if reference is None else reference.shape[1] // recorder.timing.codes_per_video_token
-    groups = plan_rows(codes, shots, seeds, recorder.timing, lead_tokens=lead)
+    groups = plan_rows(codes, shots, seeds, recorder.timing, device=torch.device(device), lead_tokens=lead)
     compose(recorder, codes, shots, groups, options=DecodingOptions(), **options)
     return recorder
 
 
+@pytest.mark.parametrize(("device", "at_once"), [("cpu", ROWS_ON_A_CPU), ("cuda", ROWS_AT_ONCE)])
 @pytest.mark.parametrize("seconds", [0.02, 1.3, 9.99, 10, 10.02, 13.7, 60, 3600])
-def test_every_code_of_every_length_is_decided_in_two_passes_of_bounded_groups(seconds: float) -> None:
+def test_every_code_of_every_length_is_decided_in_two_passes_of_bounded_groups(
+    seconds: float, device: str, at_once: int
+) -> None:
     length = OFFICIAL.code_frames_in(Fraction(str(seconds)))
     codes = blank(length)
-    recorder = made(codes, [shot(0, length)])
+    recorder = made(codes, [shot(0, length)], device=device)
     assert bool((codes != MASK).all())
     windows = plan_windows(Fraction(str(seconds)), OFFICIAL)
     assert sum(len(call["prompts"]) for call in recorder.calls) == len(windows)
-    assert all(len(call["prompts"]) <= ROWS_AT_ONCE for call in recorder.calls)
+    assert all(len(call["prompts"]) <= at_once for call in recorder.calls)
     even, odd = len(windows[0::2]), len(windows[1::2])
-    assert len(recorder.calls) == -(-even // ROWS_AT_ONCE) + -(-odd // ROWS_AT_ONCE)
+    assert len(recorder.calls) == -(-even // at_once) + -(-odd // at_once)
+
+
+def test_takes_of_a_clip_go_together_also_on_a_cpu() -> None:
+    codes = blank(500, takes=6)
+    assert [len(call["prompts"]) for call in made(codes, [shot(0, 500)], seeds=range(6)).calls] == [6]
 
 
 def test_no_shot_sees_codes_or_pictures_of_another() -> None:
