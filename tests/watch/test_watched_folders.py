@@ -239,6 +239,18 @@ def test_a_copy_that_pauses_is_waited_for(home: Any) -> None:
     assert home.results() == ["clip.vatt.json", "clip.vatt.wav"]
 
 
+def test_a_clip_replaced_while_its_second_chance_is_due_later_is_done_at_once(home: Any) -> None:
+    home.environment["VATT_WATCH_PATIENCE"] = "600"
+    clip = home.write("clip.mp4", "broken half")
+    home.add("--captions", "0")
+    home.watch()
+    home.until(lambda: home.executions("sound"))
+    home.until(lambda: home.counts() == {"waiting": 1})
+    clip.write_text("whole")
+    home.until(lambda: home.counts() == {"done": 1})
+    assert b"whole" in (home.folder / "clip.vatt.wav").read_bytes()
+
+
 def test_a_clip_that_goes_while_it_is_worked_on_leaves_nothing(home: Any) -> None:
     clip = home.write("sub/clip.mp4", "slow one")
     home.add("--recursive", "--captions", "0")

@@ -62,7 +62,7 @@ class Runner:
         self._retry_connection = 0.0
         self._hold = 0.0
         self._jobs: dict[str, str] = {}
-        self._not_before: dict[Place, float] = {}
+        self._not_before: dict[Place, tuple[str, float]] = {}
         self._told: set[str] = set()
 
     # ---- the loop --------------------------------------------------------------------------------------------------
@@ -150,6 +150,14 @@ class Runner:
             except ClientError as error:
                 log.info("job %s was not cancelled: %s", job, error.message)
 
+    def _delay(self, clip: Clip, seconds: float) -> None:
+        """Leave a clip alone for a while, unless its content is replaced: that waits for nothing."""
+        self._not_before[place_of(clip)] = clip.content, time.monotonic() + seconds
+
+    def _is_delayed(self, place: Place) -> bool:
+        content, until = self._not_before.get(place, ("", 0.0))
+        return time.monotonic() < until and content == self._book.clips[place].content
+
     # ---- what is handed to the daemon ------------------------------------------------------------------------------
 
     def _hand_in(self) -> bool:
@@ -166,7 +174,7 @@ class Runner:
             if room <= 0 or (begun and time.monotonic() - now >= SLICE):
                 break
             folder = self._book.folders[place[0]]
-            if folder.paused or folder.id in self._intake.offline or self._not_before.get(place, 0.0) > now:
+            if folder.paused or folder.id in self._intake.offline or self._is_delayed(place):
                 continue
             if self._begin(folder, self._book.clips[place]):
                 begun = True
@@ -258,7 +266,7 @@ class Runner:
         busy = False
         for place in list(self._book.under_way):
             clip, folder = self._book.clips[place], self._book.folders[place[0]]
-            if self._not_before.get(place, 0.0) > time.monotonic():
+            if self._is_delayed(place):
                 continue
             try:
                 busy |= self._advance(client, folder, clip)
@@ -333,7 +341,7 @@ class Runner:
             self._fail(folder, clip, cause, self._jobs.get(clip.key))
             return
         log.warning("%s: the results cannot be written yet (%s)", clip.path, error)
-        self._not_before[place_of(clip)] = time.monotonic() + min(60.0, self._pace.polling * 2**tries)
+        self._delay(clip, min(60.0, self._pace.polling * 2**tries))
         self._book.save(clip)
 
     def _problem(self, folder: WatchedFolder, clip: Clip, error: ClientError) -> None:
@@ -347,12 +355,12 @@ class Runner:
         elif now != clip.seen:
             # It is being replaced, or gone: the next look tells.
             self._intake.renew(clip)
-            self._not_before[place_of(clip)] = time.monotonic() + self._pace.settle
+            self._delay(clip, self._pace.settle)
             self._intake.look_soon(folder.id)
         elif isinstance(error, BadMedia) and self._intake.may_still_grow(clip):
             # Its size and time stand still, but a slow copy may have paused.
             self._intake.renew(clip)
-            self._not_before[place_of(clip)] = time.monotonic() + self._pace.patience
+            self._delay(clip, self._pace.patience)
         else:
             self._fail(folder, clip, error, job)
 
