@@ -41,13 +41,16 @@ from vatt_core.requests import (
     SuggestRequest,
     SuggestResult,
 )
-from vatt_core.seeing import READ_SECONDS, Seeing, SeenClip
+from vatt_core.seeing import Seeing, SeenClip
 from vatt_core.sidecar import request_from_sidecar
 from vatt_core.takes import Composed, TakeWriter
 from vatt_core.work import Progress, Stop, Work
 
 REFERENCE_SECONDS = Fraction(3)
 """Of a reference sound: the last ones count."""
+
+ENCODE_SECONDS = 30
+"""Of an earlier sound that are encoded at once."""
 
 
 class Pipeline(Seeing):
@@ -225,8 +228,8 @@ class Pipeline(Seeing):
             second = self.timing.sample_rate
             codes = np.concatenate(
                 [
-                    self.encode(wave[i : i + READ_SECONDS * second]).numpy()
-                    for i in range(0, len(wave), READ_SECONDS * second)
+                    self.encode(wave[i : i + ENCODE_SECONDS * second]).numpy()
+                    for i in range(0, len(wave), ENCODE_SECONDS * second)
                 ],
                 axis=1,
             )

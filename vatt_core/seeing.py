@@ -27,9 +27,6 @@ from vatt_core.work import Work
 REMEMBERED_CLIPS = 8
 REMEMBERED_BYTES = 512 << 20
 
-READ_SECONDS = 30
-"""Of the clip, at once."""
-
 
 @dataclasses.dataclass(frozen=True)
 class SeenClip:
@@ -124,11 +121,10 @@ class Seeing(Steps):
 
     def _part_features(self, path: Path, part: TimeMap, step: Callable[[], None], work: Work) -> Tensor:
         """Features [frames, D] of a part of the clip, which is never in memory as a whole."""
-        size, found = self.timing.frames, []
-        at_once = max(1, int(READ_SECONDS / self.timing.window)) * self.timing.window
+        found = []
         begin = Fraction(0)
         while begin < part.duration:
-            end = min(part.duration, begin + at_once)
+            end = min(part.duration, begin + self.timing.window)
             frames = read_frames(
                 path,
                 part.slice(begin, end),
@@ -136,10 +132,8 @@ class Seeing(Steps):
                 shortest_side=self.config.vision.image_size,
                 cancelled=work.cancelled,
             )
-            for first in range(0, len(frames), size):
-                chunk = frames[first : first + size]
-                found.append(self.look(chunk)[0, : len(chunk)])
-                step()
+            found.append(self.look(frames)[0, : len(frames)])
+            step()
             begin = end
         return torch.cat(found)
 
