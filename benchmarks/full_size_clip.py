@@ -16,10 +16,11 @@ from benchmarks.full_size_rates import bandwidth, matrix_rate, timed
 from benchmarks.measure import peak_memory
 from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.captioning import SamplingSettings
+from vatt_core.model.choosing import DecodingOptions
 from vatt_core.model.codec import Codec
 from vatt_core.model.configuration import Family, ModelConfig
 from vatt_core.model.converter import Converter
-from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes
+from vatt_core.model.decoding import Condition, generate_codes
 from vatt_core.model.dry_run import filled, official_config
 from vatt_core.model.folder import PART_NAMES, build_part
 from vatt_core.model.products import products_of

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vatt_core.model.decoding import DecodingOptions
+from vatt_core.model.choosing import DecodingOptions
 from vatt_core.timing import Timing
 from vatt_core.windows import AROUND, Window, plan_span
 from vatt_core.work import Stop

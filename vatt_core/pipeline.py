@@ -29,7 +29,7 @@ from vatt_core.media.spool import Spool
 from vatt_core.media.time_map import TimeMap
 from vatt_core.media.watching import motion_curve
 from vatt_core.media.waves import read_wave, resample
-from vatt_core.model.decoding import DecodingOptions
+from vatt_core.model.choosing import DecodingOptions
 from vatt_core.model.text import CAPTION_INSTRUCTION
 from vatt_core.regions import Splice, border_samples, region_frames, varied
 from vatt_core.rendering import looped, rendered
@@ -211,6 +211,9 @@ class Pipeline(Seeing):
             preset["steps"] = max(1, round(self.config.decoding.steps * share))
         names = ("steps", "guidance_scale", "guidance_schedule", "temperature", "mask_temperature", "top_k")
         given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
+        if request.vary is not None:
+            # Where only finer codebooks are filled anew, nothing but the draw makes them others.
+            given["drawn_codebooks"] = self.timing.codebooks
         return DecodingOptions.from_defaults(self.config.decoding, **{**preset, **given})
 
     def _earlier(

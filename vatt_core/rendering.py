@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vatt_core.timing import Timing
 
-PIECE_SECONDS = 6
+PIECE_SECONDS = 4
 BEFORE_SECONDS, AFTER_SECONDS = 3, 1
 """What each piece is decoded with on either side: the codec's decoder remembers what was, and looks a little ahead."""
 

@@ -23,7 +23,7 @@ Scores = dict[str, float | None]
 FURTHEST_NUDGE = 0.5
 """Seconds by which a take is shifted at most."""
 
-_PIECE_SECONDS = 30
+_PIECE_SECONDS = 10
 _AROUND_SECONDS = 1
 _SILENT = 10 ** (-60 / 20)
 _SILENCE_BLOCK = 0.05  # seconds
@@ -82,7 +82,7 @@ def silent_share(sound: Sound) -> float:
     """The share of the time that is quieter than -60 dBFS (RMS of 50 ms)."""
     block = max(1, round(_SILENCE_BLOCK * sound.sample_rate))
     silent = total = 0
-    for start, stop in pieces(sound.samples, block * 4096):
+    for start, stop in pieces(sound.samples, block * round(_PIECE_SECONDS / _SILENCE_BLOCK)):
         wave = sound.read(start, stop).astype(np.float64)
         blocks = [wave[i : i + block] for i in range(0, len(wave), block)]
         total += len(blocks)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vatt_core.model.captioning import SamplingSettings
-from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes, mean_log_likelihood
+from vatt_core.model.choosing import DecodingOptions
+from vatt_core.model.decoding import Condition, generate_codes, mean_log_likelihood
 from vatt_core.model.folder import LoadedModel, LoadOptions, load_model, model_hash
 from vatt_core.model.text import decode_answer, encode_caption_prompt, encode_prompts
 from vatt_core.requests import Suggestion

@@ -20,7 +20,7 @@ from vatt_core.composing import (
     shift_codes,
     window_features,
 )
-from vatt_core.model.decoding import DecodingOptions
+from vatt_core.model.choosing import DecodingOptions
 from vatt_core.timing import Timing
 from vatt_core.windows import plan_span, plan_windows, shot_borders
 

@@ -12,14 +12,9 @@ from torch import Tensor
 
 from vatt_core.errors import BadRequest, Cancelled
 from vatt_core.model.audio_transformer import AudioTransformer
+from vatt_core.model.choosing import DecodingOptions, nearest_to_expected, sample_tokens
 from vatt_core.model.configuration import AudioTransformerConfig, DecodingDefaults
-from vatt_core.model.decoding import (
-    Condition,
-    DecodingOptions,
-    generate_codes,
-    hidden_after,
-    sample_tokens,
-)
+from vatt_core.model.decoding import Condition, generate_codes, hidden_after
 from vatt_core.timing import Timing
 
 TIMING = Timing(
@@ -30,6 +25,8 @@ MASK = TIMING.mask
 BOTH_ORDERS = [
     DecodingOptions(steps=5, top_k=6),
     DecodingOptions(fill_order="coarse_first", steps_per_codebook=(4, 2, 1), top_k=6),
+    DecodingOptions(fill_order="coarse_first", steps_per_codebook=(4, 2, 1), top_k=6, drawn_codebooks=1),
+    DecodingOptions(steps=5, top_k=6, drawn_codebooks=2),
 ]
 
 
@@ -201,6 +198,31 @@ def test_sampled_tokens_have_the_given_frequencies() -> None:
     assert edge.item() == 4  # never a token without probability
 
 
+def test_the_nearest_entry_errs_least() -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits, entries = torch.randn(20, 9, generator=generator) * 3, torch.randn(9, 4, generator=generator)
+    errors = torch.softmax(logits, 1) @ torch.cdist(entries, entries).square()  # [20, 9], expected for each choice
+    assert torch.equal(nearest_to_expected(logits, entries), errors.argmin(1))
+    assert not torch.equal(nearest_to_expected(logits, entries), logits.argmax(1))
+
+
+@pytest.mark.parametrize("order", ["joint", "coarse_first"])
+def test_only_drawn_codebooks_follow_the_draws(model: AudioTransformer, order: Any) -> None:
+    """One step each: what is not drawn depends on what is known alone."""
+    known = torch.full((2, 3, 16), MASK)
+    known[:, 0] = 4
+    options = DecodingOptions(
+        steps=1, fill_order=order, steps_per_codebook=(1, 1, 1), temperature=9.0, drawn_codebooks=2
+    )
+    both = generate_codes(model, [condition(1)] * 2, options=options, generators=generators(1, 2), known=known)
+    assert not torch.equal(both[0, 1], both[1, 1])
+    if order == "joint":
+        assert torch.equal(both[0, 2], both[1, 2])
+    known[:, 1] = 5
+    both = generate_codes(model, [condition(1)] * 2, options=options, generators=generators(1, 2), known=known)
+    assert torch.equal(both[0], both[1])
+
+
 def by_the_book(
     model: AudioTransformer, one: Condition, options: DecodingOptions, generator: torch.Generator
 ) -> Tensor:
@@ -281,6 +303,7 @@ def test_options_from_defaults() -> None:
     [
         {"steps": 0}, {"temperature": 0.0}, {"temperature": float("nan")}, {"guidance_scale": float("inf")},
         {"top_k": 0}, {"mask_temperature": -1.0}, {"loudness": 3}, {"steps_per_codebook": (1, 0)},
+        {"drawn_codebooks": -1},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:

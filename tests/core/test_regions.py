@@ -181,21 +181,24 @@ def test_a_region_changes_and_the_rest_stays_bit_by_bit(
 def test_nothing_varied_is_the_same_file_and_everything_varied_another(
     pipeline: Pipeline, clip: Path, first: Take, tmp_path: Path
 ) -> None:
-    changes = []
-    for vary, by in ((0.0, "time"), (0.25, "coarse"), (1.0, "time")):
+    changes, made = [], []
+    for vary, by, seed in ((0.0, "time", 2), (0.25, "coarse", 2), (0.25, "coarse", 3), (1.0, "time", 2)):
         request = GenerateRequest(
-            clip, output=tmp_path, base=Path(first.sidecar), vary=vary, vary_by=by, seed=2, **QUICK
+            clip, output=tmp_path, base=Path(first.sidecar), vary=vary, vary_by=by, seed=seed, **QUICK
         )
         take = pipeline.generate(request).takes[0]
         codes = unpack_codes(read_sidecar(Path(take.sidecar))["codes"], pipeline.timing)
         earlier = unpack_codes(read_sidecar(Path(first.sidecar))["codes"], pipeline.timing)
         assert codes is not None and earlier is not None
         changes.append(float((codes != earlier).mean()))
+        made.append(codes)
         if by == "coarse":
             assert np.array_equal(codes[:3], earlier[:3])
         if not vary:
             assert np.array_equal(wave(take.wav), wave(first.wav))
-    assert changes[0] == 0 and 0 < changes[1] <= 0.25 and changes[2] > 0.5
+    assert changes[0] == 0 and 0 < changes[1] <= 0.25 and changes[3] > 0.5
+    # Another seed is another variation, also where it changes nothing but the finest codebook.
+    assert not np.array_equal(made[1], made[2])
 
 
 def test_a_take_is_extended_on_both_sides(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from vatt_core.earlier import unpack_codes
 from vatt_core.errors import BadRequest
 from vatt_core.media.waves import write_wave
-from vatt_core.model.decoding import DecodingOptions, _Settings
+from vatt_core.model.choosing import CodebookSettings, DecodingOptions
 from vatt_core.pipeline import GenerateRequest, Pipeline
 from vatt_core.sidecar import read_sidecar
 from vatt_core.world.scene import describe
@@ -25,8 +25,7 @@ QUICK: dict[str, Any] = {"steps": 1, "guidance_scale": 1.0, "prompt": "a bell ri
 
 
 def test_guidance_rises_or_falls_around_the_same_mean() -> None:
-    cpu = torch.device("cpu")
-    settings = _Settings.of(DecodingOptions(guidance_scale=5.0), 4, device=cpu)
+    settings = CodebookSettings.of(DecodingOptions(guidance_scale=5.0), torch.zeros(4, 8, 2))
     rising = [float(settings.guidance_at("rising", step, 9)[0]) for step in range(9)]
     assert rising == sorted(rising) and rising[0] == 1.0 and rising[-1] == 9.0
     assert sum(rising) / 9 == 5.0 and rising[::-1] == [

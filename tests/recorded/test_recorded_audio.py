@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from vatt_core.model.audio_transformer import AudioTransformer, order_logits
+from vatt_core.model.choosing import DecodingOptions
 from vatt_core.model.configuration import AudioTransformerConfig
-from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes, hidden_after, schedule
+from vatt_core.model.decoding import Condition, generate_codes, hidden_after, schedule
 from vatt_core.model.layers import AlibiBias, alibi_slopes, sin_cos_positions
 from vatt_core.model.masking import TruncatedNormalRatio, masked_loss
 from vatt_core.model.official_names import PREFIX, from_official, official_places

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tests.core.official_files import write_codec, write_tower
 from vatt_core.model.audio_transformer import order_logits
-from vatt_core.model.decoding import Condition, DecodingOptions, generate_codes
+from vatt_core.model.choosing import DecodingOptions
+from vatt_core.model.decoding import Condition, generate_codes
 from vatt_core.model.folder import LoadedModel, load_model
 from vatt_core.model.masking import masked_loss
 from vatt_core.model.text import encode_prompts, fill_template

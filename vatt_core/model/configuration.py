@@ -105,6 +105,7 @@ class CodecConfig:
 class DecodingDefaults:
     """How a model is best decoded (reference 6). fill_order "joint": all codebooks in one schedule (official);
     "coarse_first": codebook after codebook, `steps_per_codebook[k]` steps each; `steps` then scales that list.
+    drawn_codebooks: so many of the coarsest are drawn (None: all), of the finer ones what is nearest to the expected.
     caption_*: how suggestions are sampled (reference 7.3)."""
 
     steps: int = 16
@@ -114,6 +115,7 @@ class DecodingDefaults:
     top_k: int = 256
     fill_order: FillOrder = "joint"
     steps_per_codebook: tuple[int, ...] = ()
+    drawn_codebooks: int | None = None
     caption_temperature: float = 0.1
     caption_repetition_penalty: float = 1.1
 

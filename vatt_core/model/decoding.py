@@ -8,70 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from vatt_core.errors import BadRequest, Cancelled
 from vatt_core.model.audio_transformer import AudioTransformer
-from vatt_core.model.configuration import DecodingDefaults, FillOrder
+from vatt_core.model.choosing import CodebookSettings, DecodingOptions, choose_tokens
+from vatt_core.model.configuration import FillOrder
 
-PerCodebook = float | tuple[float, ...]
-GuidanceSchedule = Literal["constant", "rising", "falling"]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class DecodingOptions:
-    """How to decode. Numbers with a tuple hold one value per codebook.
-
-    steps: for "joint" the steps in all. steps_per_codebook: for "coarse_first" the steps of each codebook (empty:
-    `steps` each). guidance_scale: 1 switches guidance off. temperature: of the tokens. mask_temperature: noise on the
-    confidence, falling to zero over the steps. top_k: tokens kept per code. guidance_schedule: "rising" begins without
-    guidance and ends with twice the scale's strength, "falling" the other way round; the mean is the same.
-    """
-
-    steps: int = 16
-    guidance_scale: PerCodebook = 5.0
-    temperature: PerCodebook = 1.0
-    mask_temperature: PerCodebook = 25.5
-    top_k: int | tuple[int, ...] = 256
-    fill_order: FillOrder = "joint"
-    steps_per_codebook: tuple[int, ...] = ()
-    guidance_schedule: GuidanceSchedule = "constant"
-
-    def __post_init__(self) -> None:
-        limits = {"steps": 1, "steps_per_codebook": 1, "top_k": 1, "mask_temperature": 0.0, "guidance_scale": 0.0}
-        for name, lowest in limits.items():
-            for value in _as_tuple(getattr(self, name)):
-                if not math.isfinite(value) or value < lowest:
-                    raise BadRequest(f"{name} is {value}; give a number of at least {lowest}", field=name)
-        for value in _as_tuple(self.temperature):
-            if not math.isfinite(value) or value <= 0:
-                raise BadRequest(f"temperature is {value}; give a number above 0", field="temperature")
-
-    @classmethod
-    def from_defaults(cls, defaults: DecodingDefaults, **overrides: Any) -> DecodingOptions:
-        """A model's own settings with some replaced; None leaves a setting as it is.
-
-        A changed `steps` scales the steps of each codebook in the same proportion. Raises BadRequest for a setting
-        that does not exist or is out of range.
-        """
-        given = {name: value for name, value in overrides.items() if value is not None}
-        known = {field.name for field in fields(cls)}
-        for name in given:
-            if name not in known:
-                raise BadRequest(
-                    f"there is no decoding setting {name}; there are {', '.join(sorted(known))}", field=name
-                )
-        options = cls(**{name: getattr(defaults, name) for name in known if hasattr(defaults, name)})
-        if "steps" in given and "steps_per_codebook" not in given:
-            scale = given["steps"] / defaults.steps
-            scaled = tuple(max(1, round(steps * scale)) for steps in defaults.steps_per_codebook)
-            options = replace(options, steps_per_codebook=scaled)
-        return replace(options, **given)
 
 
 @dataclass(frozen=True)
@@ -135,7 +83,7 @@ def generate_codes(
     else:
         codes = known.to(device=device, dtype=torch.int64, copy=True)
     _check(codes, conditions, generators, model)
-    settings = _Settings.of(options, timing.codebooks, device=device)
+    settings = CodebookSettings.of(options, model.codebooks.to(device))
     branches = _Branches.of(model, conditions, negatives, guided=settings.guided)
     draws = [GeneratorDraws(one) if isinstance(one, torch.Generator) else one for one in generators]
     plan = _plan(options, timing.codebooks)
@@ -198,58 +146,6 @@ def schedule(step: int, steps: int) -> float:
     """Share of the codes that stays hidden after `step` (from 0) of `steps`, rounded as float32 rounds it."""
     angle = torch.tensor((step + 1) / steps, dtype=torch.float32) * (math.pi / 2)
     return torch.tensor(max(math.cos(angle.item()), 1e-10), dtype=torch.float32).item()
-
-
-def sample_tokens(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens [M] from probabilities [M, V] by inverting the cumulative sum in float64 at uniform [M] in [0, 1)."""
-    cumulative = probabilities.double().cumsum(1)
-    total = cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, uniform.double()[:, None] * total, right=True)
-    # Rounding may lift the product to the total: then it means the last token that can be chosen at all.
-    last = torch.searchsorted(cumulative, total.contiguous())
-    return torch.minimum(token, last)[:, 0]
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The options as one value per codebook."""
-
-    guidance: Tensor
-    temperature: Tensor
-    mask_temperature: Tensor
-    top_k: tuple[int, ...]
-
-    @property
-    def guided(self) -> bool:
-        return bool((self.guidance != 1.0).any())
-
-    def guidance_at(self, kind: GuidanceSchedule, step: int, steps: int) -> Tensor:
-        """The scale of each codebook at `step` (from 0) of `steps`. 1 is no guidance, so what is scaled is the rest."""
-        if kind == "constant" or steps == 1:
-            return self.guidance
-        share = step / (steps - 1)
-        return 1.0 + (self.guidance - 1.0) * 2.0 * (share if kind == "rising" else 1.0 - share)
-
-    @classmethod
-    def of(cls, options: DecodingOptions, codebooks: int, *, device: torch.device) -> _Settings:
-        def spread(name: str) -> tuple[float, ...]:
-            values = _as_tuple(getattr(options, name))
-            if len(values) == 1:
-                return values * codebooks
-            if len(values) != codebooks:
-                raise BadRequest(
-                    f"{name} has {len(values)} values; give one, or {codebooks} (one per codebook)", field=name
-                )
-            return values
-
-        def tensor(name: str) -> Tensor:
-            return torch.tensor(spread(name), dtype=torch.float32, device=device)
-
-        top_k = tuple(int(value) for value in spread("top_k"))
-        return cls(tensor("guidance_scale"), tensor("temperature"), tensor("mask_temperature"), top_k)
-
-    def of_codebooks(self, part: slice) -> _Settings:
-        return _Settings(self.guidance[part], self.temperature[part], self.mask_temperature[part], self.top_k[part])
 
 
 @dataclass(frozen=True)
@@ -334,7 +230,7 @@ def _decide(
     logits: Tensor,
     codes: Tensor,
     draws: Sequence[Draws],
-    settings: _Settings,
+    settings: CodebookSettings,
     mask: int,
     *,
     hidden_at_start: Sequence[int],
@@ -354,7 +250,7 @@ def _decide(
         uniform, noise = row_draws.step(flat.shape[1])
         gumbel = -torch.log(-torch.log(noise.float()))
         slots = (flat[row] == mask).nonzero()[:, 0]  # the hidden ones, [M]
-        tokens, chances = _choose(by_slot[row, slots], book[slots], uniform.to(slots.device)[slots], settings)
+        tokens, chances = choose_tokens(by_slot[row, slots], book[slots], uniform.to(slots.device)[slots], settings)
         chosen = flat[row].clone()
         chosen[slots] = tokens
         scale = settings.mask_temperature[book[slots]] * (1.0 - (step + 1) / steps)
@@ -369,19 +265,6 @@ def _decide(
         chosen[slots[again]] = mask
         decided.append(chosen)
     return torch.stack(decided).view(batch, frames, books).transpose(1, 2)
-
-
-def _choose(logits: Tensor, book: Tensor, uniform: Tensor, settings: _Settings) -> tuple[Tensor, Tensor]:
-    """Tokens [M] and their probabilities [M] float32 from logits [M, V] of slots of codebooks `book` [M]."""
-    size = logits.shape[1]
-    limits = [min(value, size) for value in settings.top_k]
-    if min(limits) < size and len(logits):
-        highest = logits.topk(max(limits), dim=1).values  # [M, k]
-        which = torch.tensor(limits, device=logits.device)[book] - 1
-        logits = logits.masked_fill(logits < highest.gather(1, which[:, None]), -math.inf)  # ties stay
-    probabilities = torch.softmax(logits / settings.temperature[book][:, None], dim=1)
-    tokens = sample_tokens(probabilities, uniform)
-    return tokens, probabilities.gather(1, tokens[:, None])[:, 0]
 
 
 def _plan(options: DecodingOptions, codebooks: int) -> list[tuple[slice, int]]:
@@ -412,7 +295,3 @@ def _check(
         )
     if bool(((codes < 0) | (codes > timing.mask)).any()):
         raise BadRequest(f"known codes must lie between 0 and {timing.mask} (undecided)", field="known")
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)

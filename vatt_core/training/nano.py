@@ -140,6 +140,7 @@ def nano_config() -> ModelConfig:
             top_k=64,
             fill_order="coarse_first",
             steps_per_codebook=(14, 3, 2, 1),
+            drawn_codebooks=1,
             caption_temperature=1.0,
             caption_repetition_penalty=1.0,
         ),
