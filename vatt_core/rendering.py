@@ -12,6 +12,8 @@ from torch import Tensor
 from vatt_core.timing import Timing
 
 PIECE_SECONDS = 4
+"""Decoded at once, beside what lies around. Longer ones would make memory a matter of the clip's length."""
+
 BEFORE_SECONDS, AFTER_SECONDS = 3, 1
 """What each piece is decoded with on either side: the codec's decoder remembers what was, and looks a little ahead."""
 
