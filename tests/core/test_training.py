@@ -256,10 +256,10 @@ def test_an_interrupted_filling_goes_on(tmp_path: Path) -> None:
     with pytest.raises(BadModel):
         _ = clips.sounds
     with pytest.raises(KeyboardInterrupt):
-        clips.write("sounds", progress=stop)
-    clips.write("sounds")
+        clips.write_sounds(progress=stop)
+    clips.write_sounds()
     whole = WorldClips(tmp_path / "whole", "training", 18, timing)
-    whole.write("sounds")
+    whole.write_sounds()
     assert (clips.sounds == whole.sounds).all() and clips.sounds.any(axis=1).all()
     with pytest.raises(BadModel):
         _ = WorldClips(tmp_path, "training", 19, timing).sounds
@@ -267,7 +267,7 @@ def test_an_interrupted_filling_goes_on(tmp_path: Path) -> None:
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
-LEARNT = [stage for stage in STAGES if stage not in ("sounds", "frames", "features", "ship")]
+LEARNT = [stage for stage in STAGES if stage not in ("stretches", "sounds", "features", "ship")]
 
 
 class Watched(NanoTraining):
@@ -299,7 +299,7 @@ def test_every_stage_of_nano_learns_and_the_model_is_complete(tmp_path: Path) ->
         "audio_instructions": 6,
         "audio_captions": 40,
     }
-    training = Watched(tmp_path, Recipe(clips=3, texts=6, **steps))
+    training = Watched(tmp_path, Recipe(stretches=6, clips=3, texts=6, **steps))
     training.losses = {}
     for stage in STAGES:
         training.run(stage)

@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
 
     clips = WorldClips(chosen.folder, "training", chosen.clips, Timing())
-    clips.write("sounds")
+    clips.write_sounds()
     options = StageOptions(steps=chosen.steps, learning_rate=3e-3, ema_decay=0.99, weight_decay=1e-3)
     stage = JudgeStage(clips.sounds, clips.scenes, options)
 

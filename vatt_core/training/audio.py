@@ -19,7 +19,7 @@ from vatt_core.model.converter import Converter
 from vatt_core.model.masking import IGNORED, CosineRatio, OftenHigh, RatioDistribution, mask_coarse_first, masked_loss
 from vatt_core.model.text import encode_prompts
 from vatt_core.timing import Timing
-from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut, draw_weights
+from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import chance, draw, instruction, prompt
 from vatt_core.world.scene import Scene
@@ -105,7 +105,7 @@ class AudioStage(TrainingStage):
         look_alike = torch.tensor(
             [any("material" in source.attributes for source in scene.sources) for scene in scenes]
         )
-        self.weights = draw_weights(scenes) * torch.where(look_alike, LOOK_ALIKE_WEIGHT, 1.0)
+        self.weights = torch.where(look_alike, LOOK_ALIKE_WEIGHT, 1.0)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"audio_transformer": self.transformer}

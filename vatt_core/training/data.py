@@ -1,20 +1,20 @@
-"""World clips on disk as training reads them: sounds and compressed pictures in flat memory-mapped arrays."""
+"""World clips on disk as training reads them: sounds, what the tower sees of each, and short stretches to teach it."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import DTypeLike, NDArray
 
 from vatt_core.errors import BadModel
 from vatt_core.timing import Timing
@@ -22,98 +22,167 @@ from vatt_core.world import scene as world
 from vatt_core.world.sound import synthesise
 from vatt_core.world.write import compressed_frames
 
-Part = Literal["sounds", "frames"]
+Item = TypeVar("Item")
+Progress = Callable[[int, int], None]
+
+SAVE_SECONDS = 10.0
+
+
+class Rows:
+    """One array on disk, filled row by row in worker processes; an interrupted filling goes on where it stopped."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.marker = path.with_suffix(".json")
+
+    def read(self) -> NDArray[Any]:
+        """The array, mapped from the disk. Raises BadModel when it is not complete or of another shape."""
+        if self.done() < self.shape[0]:
+            raise BadModel(f"{self.path} has not been written; run the data stage of the training first")
+        return self._open("r")
+
+    def done(self) -> int:
+        """Rows that are there."""
+        return int(json.loads(self.marker.read_text())["done"]) if self.marker.exists() else 0
+
+    def _open(self, mode: Any) -> NDArray[Any]:
+        array = np.lib.format.open_memmap(self.path, mode=mode)
+        if array.shape != self.shape:
+            raise BadModel(
+                f"{self.path} holds {array.shape}, wanted are {self.shape}; remove it or choose a new folder"
+            )
+        return array
+
+    def fill(
+        self,
+        items: Sequence[Item],
+        make: Callable[[Item], NDArray[Any]],
+        *,
+        finish: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> None:
+        """Row i from item i: `make` in one of `workers` processes, then `finish` in this one; progress(done, rows) after
+        every few."""
+        done, total = self.done(), self.shape[0]
+        if self.path.exists():
+            array = self._open("r+")
+        elif not done:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            array = np.lib.format.open_memmap(self.path, mode="w+", dtype=self.dtype, shape=self.shape)
+        else:
+            raise BadModel(f"{self.path} is missing, though {self.marker.name} tells of it; remove that too")
+        saved = time.monotonic()
+        for values in _made(items[done:], make, workers):
+            for value in values:
+                array[done] = value if finish is None else finish(value)
+                done += 1
+            if done == total or time.monotonic() - saved > SAVE_SECONDS:
+                array.flush()  # type: ignore[attr-defined]
+                temporary = self.marker.with_suffix(".part")
+                temporary.write_text(json.dumps({"done": done}))
+                os.replace(temporary, self.marker)
+                saved = time.monotonic()
+            if progress is not None:
+                progress(done, total)
+
+
+def _made(
+    items: Sequence[Item], make: Callable[[Item], NDArray[Any]], workers: int
+) -> Iterator[Iterator[NDArray[Any]]]:
+    """What processes make of the items, chunk by chunk; they go on while a chunk is used."""
+    chunk = 16 * workers
+    with ProcessPoolExecutor(workers) as pool:
+
+        def begin(start: int) -> Iterator[NDArray[Any]]:
+            return pool.map(make, items[start : start + chunk], chunksize=4)
+
+        coming = begin(0)
+        for start in range(chunk, len(items) + chunk, chunk):
+            values, coming = coming, begin(start)
+            yield values
 
 
 class WorldClips:
     """Clips `0 … count-1` of one split, each as long as the model's window.
 
-    sounds: int16 [count, samples] at the codec's rate. frames: uint8 [count, frames, size, size, 3] at the model's frame
-    rate, after H.264. scenes: their descriptions. Arrays are filled by :meth:`write`, chunk by chunk; an interrupted
-    filling goes on where it stopped.
+    layouts: taken in turn, None as the seed has it. scenes: their descriptions. sounds: int16 [count, samples] at the
+    codec's rate.
     """
 
-    def __init__(self, folder: Path, split: world.Split, count: int, timing: Timing, *, image_size: int = 64) -> None:
-        self.folder = folder / split
-        self.split: world.Split = split
-        self.count = count
+    def __init__(
+        self,
+        folder: Path,
+        split: world.Split,
+        count: int,
+        timing: Timing,
+        *,
+        layouts: Sequence[world.Layout | None] = (None,),
+    ) -> None:
         self.timing = timing
-        self.image_size = image_size
         self.scenes = [
-            world.describe(world.split_seed(split, index), seconds=float(timing.window)) for index in range(count)
+            world.describe(
+                world.split_seed(split, index), layout=layouts[index % len(layouts)], seconds=float(timing.window)
+            )
+            for index in range(count)
         ]
-
-    def _shape(self, part: Part) -> tuple[int, ...]:
-        if part == "sounds":
-            return (self.count, self.timing.samples)
-        return (self.count, self.timing.frames, self.image_size, self.image_size, 3)
-
-    def _open(self, part: Part, *, writable: bool = False) -> NDArray[Any]:
-        path = self.folder / f"{part}.npy"
-        shape = self._shape(part)
-        if not path.exists():
-            if not writable:
-                raise BadModel(f"{path} has not been written; run the data stage of the training first")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            dtype = np.int16 if part == "sounds" else np.uint8
-            return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        array = np.lib.format.open_memmap(path, mode="r+" if writable else "r")
-        if array.shape != shape:
-            raise BadModel(f"{path} holds {array.shape}, wanted are {shape}; remove it or choose a new folder")
-        return array
+        self._sounds = Rows(folder / split / "sounds.npy", (count, timing.samples), np.int16)
 
     @property
     def sounds(self) -> NDArray[np.int16]:
-        return self._open("sounds")
+        return self._sounds.read()
 
-    @property
-    def frames(self) -> NDArray[np.uint8]:
-        return self._open("frames")
-
-    def write(self, part: Part, *, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> None:
-        """Fill one array. `workers` processes share the work; progress(done, count) after every chunk."""
-        marker = self.folder / f"{part}.json"
-        done = json.loads(marker.read_text())["done"] if marker.exists() else 0
-        if done >= self.count:
-            return
-        array = self._open(part, writable=True)
-        make = partial(_sound, self.timing) if part == "sounds" else partial(_frames, self.timing, self.image_size)
-        chunk = 16 * workers
-        with ProcessPoolExecutor(workers) as pool:
-
-            def begin(start: int) -> Iterator[NDArray[Any]]:
-                return pool.map(make, self.scenes[start : start + chunk], chunksize=4)
-
-            coming = begin(done)
-            while done < self.count:
-                # The processes go on while what is there is written to the disk.
-                values, coming = coming, begin(done + chunk)
-                for value in values:
-                    array[done] = value
-                    done += 1
-                array.flush()  # type: ignore[attr-defined]
-                temporary = marker.with_suffix(".part")
-                temporary.write_text(json.dumps({"done": done}))
-                os.replace(temporary, marker)
-                if progress is not None:
-                    progress(done, self.count)
+    def write_sounds(self, *, progress: Progress | None = None) -> None:
+        self._sounds.fill(self.scenes, partial(_sound, self.timing), progress=progress)
 
 
 def _sound(timing: Timing, scene: world.Scene) -> NDArray[np.int16]:
     return to_int16(synthesise(scene, sample_rate=timing.sample_rate))
 
 
-def _frames(timing: Timing, size: int, scene: world.Scene) -> NDArray[np.uint8]:
+def frames_of(timing: Timing, size: int, scene: world.Scene) -> NDArray[np.uint8]:
+    """The pictures of a clip at the model's frame rate, after H.264: uint8 [F, size, size, 3]."""
     return compressed_frames(scene, fps=timing.frame_rate, size=size)
 
 
-TWO_KINDS_WEIGHT = 3.0
-"""How much oftener a clip is drawn that shows two things at once: cuts come from single clips for nothing, these do not."""
+STRETCHES_FROM = 500_000
+"""The number of the first stretch's clip in the training split, far from those of whole clips."""
+STRETCH_LAYOUTS: tuple[world.Layout, ...] = ("two_kinds", "two_kinds", "two_kinds", "single", "single")
+"""Of the stretches, taken in turn. Two things at once are what is hardest to see."""
+STRETCH_LEAD = 4
+"""Pictures before a stretch that H.264 has seen: the first picture of a video is clearer than what follows."""
 
 
-def draw_weights(scenes: Sequence[world.Scene]) -> Tensor:
-    """How often each clip is drawn, float32 [N], not normalised."""
-    return torch.tensor([TWO_KINDS_WEIGHT if scene.layout == "two_kinds" else 1.0 for scene in scenes])
+@dataclass(frozen=True)
+class Stretch:
+    """Part of a clip: `tokens` video tokens from number `first` on."""
+
+    scene: world.Scene
+    first: int
+    tokens: int
+
+
+def stretch(number: int, timing: Timing, tokens: int) -> Stretch:
+    """Stretch `number` of the training split, of a clip of its own: anywhere in it, but where there are events mostly so that
+    one is seen."""
+    seed = world.split_seed("training", STRETCHES_FROM + number)
+    layout = STRETCH_LAYOUTS[number % len(STRETCH_LAYOUTS)]
+    scene = world.describe(seed, layout=layout, seconds=float(timing.window))
+    rng = np.random.default_rng(seed)
+    last = timing.video_tokens - tokens
+    events = [time for time in scene.event_times if time < timing.window]
+    if not events or rng.random() < 0.25:
+        return Stretch(scene, int(rng.integers(last + 1)), tokens)
+    token = int(events[rng.integers(len(events))] * timing.video_token_rate)
+    return Stretch(scene, int(np.clip(token - rng.integers(tokens), 0, last)), tokens)
+
+
+def stretch_frames(timing: Timing, size: int, one: Stretch) -> NDArray[np.uint8]:
+    """The pictures of a stretch after H.264: uint8 [tokens * frames per token, size, size, 3]."""
+    first, count = (n * timing.frames_per_video_token for n in (one.first, one.tokens))
+    lead = min(STRETCH_LEAD, first)
+    seen = compressed_frames(one.scene, fps=timing.frame_rate, size=size, first=first - lead, count=lead + count)
+    return seen[lead:]
 
 
 CUT_SHARE = 0.15

@@ -6,7 +6,7 @@ show. The sub-stages of VATT (reference 7.5) follow on real features: :class:`Co
 then with LoRA and the projection.
 
 Two heads that are thrown away keep in the last states what a caption loss alone would let go: the instants of events in the
-video slots, and the words of the prompt in the text slots.
+video slots, with what is seen there, and the words of the prompt in the text slots.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from vatt_core.model.converter import IGNORED_LABEL, Converter, ConverterOutput, shifted_cross_entropy
 from vatt_core.model.text import encode_example, encode_prompts
 from vatt_core.timing import Timing
-from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut, draw_weights
+from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import WORDS, caption, draw, instruction, prompt, words_of
 from vatt_core.training.vision import (
@@ -48,15 +48,20 @@ class StateHeads(nn.Module):
         super().__init__()
         self.events = nn.Linear(hidden, timing.frames_per_video_token)
         self.strengths = nn.Linear(hidden, timing.frames_per_video_token)
+        self.colours = nn.Linear(hidden, len(KIND_NAMES) * len(COLOUR_NAMES))
         self.values = nn.Linear(hidden, len(KIND_NAMES) * 2)
         self.words = nn.Linear(hidden, len(WORDS))
 
-    def value_loss(self, video_states: Tensor, targets: SceneTargets) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of the second attribute (speed, size, intensity) of what each state [B, V, H] shows."""
-        logits = self.values(video_states).unflatten(-1, (-1, 2)).flatten(0, 2)
-        true = targets.values.flatten()
-        right = (logits.argmax(-1) == true)[true >= 0].float().mean()
-        return functional.cross_entropy(logits, true, ignore_index=-1), right
+    def attribute_losses(self, video_states: Tensor, targets: SceneTargets) -> dict[str, tuple[Tensor, Tensor]]:
+        """Loss and accuracy of the colour and of the second attribute ("value": speed, size, intensity) of each thing that a
+        state [B, V, H] shows. With two things at once the caption alone hardly teaches which of them has which."""
+        found = {}
+        for name, head, wanted in (("colour", self.colours, targets.colours), ("value", self.values, targets.values)):
+            logits = head(video_states).unflatten(-1, (len(KIND_NAMES), -1)).flatten(0, 2)
+            true = wanted.flatten()
+            right = (logits.argmax(-1) == true)[true >= 0].float().mean()
+            found[name] = functional.cross_entropy(logits, true, ignore_index=-1), right
+        return found
 
     def event_loss(self, video_states: Tensor, targets: SceneTargets) -> tuple[Tensor, Tensor]:
         """Loss and frame F1 of events told by the video states [B, V, H]."""
@@ -133,7 +138,7 @@ class _CaptionStage(TrainingStage):
         caption_loss = shifted_cross_entropy(self.converter.text_logits(output), labels)
         seen = output.last[:, : output.video_slots]
         event_loss, event_f1 = self.heads.event_loss(seen, targets)
-        value_loss, value_right = self.heads.value_loss(seen, targets)
+        attributes = self.heads.attribute_losses(seen, targets)
 
         # Prompts of other clips before this clip's video: the words must come from the text.
         prompts = [prompt(scene, generator) for scene in scenes]
@@ -143,10 +148,10 @@ class _CaptionStage(TrainingStage):
         output = self._read(video, ids, mask)
         word_loss, word_accuracy = self.heads.word_loss(output.last[:, output.video_slots :], mask, prompts)
         return {
-            "loss": caption_loss + 3 * event_loss + value_loss + 3 * word_loss,
+            "loss": caption_loss + 3 * event_loss + sum(loss for loss, _ in attributes.values()) + 3 * word_loss,
             "caption": caption_loss.detach(),
             "event_f1": event_f1,
-            "value": value_right,
+            **{name: right for name, (_, right) in attributes.items()},
             "words": word_accuracy,
         }
 
@@ -175,7 +180,6 @@ class LanguageStage(_CaptionStage):
         batch: int = 16,
     ) -> None:
         self.scenes, self.timing, self.options, self.batch = scenes, timing, options, batch
-        self.weights = draw_weights(scenes)
         self.converter, self.tokenizer = converter, tokenizer
         self.device = converter.video_proj.weight.device
         self.concepts = ConceptTable(timing, converter.hidden_size).to(self.device)
@@ -189,7 +193,7 @@ class LanguageStage(_CaptionStage):
         return {"converter": self.converter, "concepts": self.concepts, "heads": self.heads}
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        rows = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator).tolist()
+        rows = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
         scenes = [self.scenes[row] for row in rows]
         targets = scene_targets(scenes, self.timing).of(range(len(scenes)), self.device)
         return self._losses(scenes, self.concepts(targets, generator), targets, generator)
@@ -221,7 +225,6 @@ class ConverterStage(_CaptionStage):
         self.options, self.batch, self.learn = options, batch, learn
         self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
         self.targets = scene_targets(scenes, timing)
-        self.weights = draw_weights(scenes)
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -250,7 +253,7 @@ class ConverterStage(_CaptionStage):
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         device = self.converter.video_proj.weight.device
-        chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator).tolist()
+        chosen = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
         clips = [self._clip(row, generator) for row in chosen]
         rows, order = (torch.stack(parts) for parts in list(zip(*clips, strict=True))[1:])
         stacked = self.features.unflatten(1, (self.timing.video_tokens, -1))  # [N, V, stack, D]

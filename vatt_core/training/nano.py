@@ -2,8 +2,8 @@
 
     python -m vatt_core.training.nano FOLDER [--stages a,b,c]
 
-The stages fall into three branches. Sound (codes, decoder, encoder) and picture (vision, language) need nothing of each
-other, so on a machine with several cores they run side by side; the converter and the audio transformer follow on all.
+The stages fall into three branches. The tower needs nothing of sound and language nor they of it, so on a machine with
+several cores they run side by side; what joins them follows on all.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,29 @@ from vatt_core.model.vision import VisionTower
 from vatt_core.timing import Timing
 from vatt_core.training.audio import AudioStage
 from vatt_core.training.codec import CodesStage, DecoderStage, EncoderStage, write_codebooks
-from vatt_core.training.data import WorldClips
+from vatt_core.training.data import Rows, Stretch, WorldClips, frames_of, stretch, stretch_frames
 from vatt_core.training.language import ConverterStage, LanguageStage, StateHeads
 from vatt_core.training.loop import Report, StageOptions, StageProgress, run_stage
 from vatt_core.training.texts import tokenizer_corpus
 from vatt_core.training.vision import VisionStage
-from vatt_core.world.scene import describe, split_seed
+from vatt_core.world.scene import Layout, Scene, describe, split_seed
 
-SOUND = ("sounds", "codes", "decoder", "encoder")
-PICTURE = ("frames", "vision", "features", "language")
-CONVERTER = ("converter_projection", "converter_lora", "converter_whole")
-AUDIO = ("audio_instructions", "audio_captions")
-STAGES = SOUND + PICTURE + CONVERTER + AUDIO + ("ship",)
+TOWER = ("stretches", "vision")
+SOUND_AND_LANGUAGE = ("sounds", "codes", "decoder", "encoder", "language")
+JOINED = (
+    "features",
+    "converter_projection",
+    "converter_lora",
+    "converter_whole",
+    "audio_instructions",
+    "audio_captions",
+    "ship",
+)
+STAGES = TOWER + SOUND_AND_LANGUAGE + JOINED
+
+LAYOUTS: tuple[Layout | None, ...] = ("two_kinds", None, None)
+"""Of the clips, taken in turn; None as the seed has it. Cuts come from single clips for nothing, two things at once do not."""
+STRETCH_TOKENS = 6
 
 VOCABULARY = 512
 LATENT = 64
@@ -151,12 +163,13 @@ def nano_config() -> ModelConfig:
 class Recipe:
     """How long each stage runs. docs/nano.md says how the shipped weights were made."""
 
-    clips: int = 3000
+    stretches: int = 14000
+    clips: int = 3600
     texts: int = 8000
     codes: int = 900
     decoder: int = 4000
     encoder: int = 2400
-    vision: int = 2600
+    vision: int = 5000
     language: int = 1200
     converter_projection: int = 200
     converter_lora: int = 900
@@ -177,7 +190,7 @@ class NanoTraining:
     def __post_init__(self) -> None:
         self.config = nano_config()
         self.timing = self.config.timing
-        self.clips = WorldClips(self.folder / "data", "training", self.recipe.clips, self.timing)
+        self.clips = WorldClips(self.folder / "data", "training", self.recipe.clips, self.timing, layouts=LAYOUTS)
         self.model_folder = self.folder / "model"
 
     # ---- what earlier stages left ----------------------------------------------------------------------------------
@@ -213,13 +226,30 @@ class NanoTraining:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         folder = self.model_folder / "tokenizer"
         if not (folder / "tokenizer.json").exists():
-            scenes = [describe(split_seed("training", index)) for index in range(self.recipe.texts)]
-            train_tokenizer(tokenizer_corpus(scenes, self.config.converter.template), VOCABULARY, folder)
+            train_tokenizer(tokenizer_corpus(self.told_scenes(), self.config.converter.template), VOCABULARY, folder)
         return load_tokenizer(folder)
 
-    @property
-    def features_path(self) -> Path:
-        return self.folder / "data" / "training" / "features.npy"
+    def told_scenes(self) -> list[Scene]:
+        """What the texts are about: clips without pictures."""
+        return [
+            describe(split_seed("training", index), layout=LAYOUTS[index % len(LAYOUTS)])
+            for index in range(self.recipe.texts)
+        ]
+
+    @cached_property
+    def _features(self) -> Rows:
+        shape = (self.recipe.clips, self.timing.frames, self.config.vision.feature_dim)
+        return Rows(self.folder / "data" / "training" / "features.npy", shape, np.float16)
+
+    @cached_property
+    def _stretches(self) -> Rows:
+        size = self.config.vision.image_size
+        shape = (self.recipe.stretches, STRETCH_TOKENS * self.timing.frames_per_video_token, size, size, 3)
+        return Rows(self.folder / "data" / "training" / "stretches.npy", shape, np.uint8)
+
+    @cached_property
+    def stretches(self) -> list[Stretch]:
+        return [stretch(number, self.timing, STRETCH_TOKENS) for number in range(self.recipe.stretches)]
 
     @property
     def codes_path(self) -> Path:
@@ -227,7 +257,7 @@ class NanoTraining:
 
     def features(self) -> Tensor:
         """Frame features of the training clips, float16 [N, F, D]."""
-        return torch.from_numpy(np.load(self.features_path))
+        return torch.from_numpy(np.array(self._features.read()))
 
     def codes(self) -> Tensor:
         """Codes of the training clips, int16 [N, K, T]."""
@@ -276,10 +306,11 @@ class NanoTraining:
         return progress
 
     def run_sounds(self) -> None:
-        self.clips.write("sounds", progress=self._count("sounds"))
+        self.clips.write_sounds(progress=self._count("sounds"))
 
-    def run_frames(self) -> None:
-        self.clips.write("frames", progress=self._count("frames"))
+    def run_stretches(self) -> None:
+        make = partial(stretch_frames, self.timing, self.config.vision.image_size)
+        self._stretches.fill(self.stretches, make, progress=self._count("stretches"))
 
     def _codes_stage(self) -> CodesStage:
         options = self._options("codes", 1e-3, ema_decay=0.99)
@@ -317,26 +348,26 @@ class NanoTraining:
     def run_vision(self) -> None:
         tower = self.vision_tower()
         options = self._options("vision", 1.5e-3, ema_decay=0.995, mixed_precision=True)
-        self._run_stage(VisionStage(self.clips.frames, self.clips.scenes, self.timing, tower, options))
+        self._run_stage(VisionStage(self._stretches.read(), self.stretches, self.timing, tower, options))
         save_part(self.model_folder, "vision", tower)
 
     def run_features(self) -> None:
-        if self.features_path.exists():
-            return
-        tower, frames = self.vision_tower().eval(), self.clips.frames
-        progress = self._count("features")
-        found = np.empty((len(frames), self.timing.frames, tower.feature_dim), np.float16)
-        for index in range(len(frames)):
-            clip = torch.from_numpy(np.array(frames[index])).to(self.device)
-            found[index] = tower.encode(clip, batch_size=self.timing.frames).half().cpu().numpy()
-            progress(index + 1, len(frames))
-        _save_array(self.features_path, found)
+        """Draw the training clips and keep what the tower sees of them; the pictures themselves are needed no more."""
+        tower = self.vision_tower().eval()
+
+        def look(frames: np.ndarray) -> np.ndarray:
+            clip = torch.from_numpy(frames).to(self.device)
+            return tower.encode(clip, batch_size=self.timing.frames).half().cpu().numpy()
+
+        make = partial(frames_of, self.timing, self.config.vision.image_size)
+        workers = os.cpu_count() or 1
+        with one_thread():
+            self._features.fill(self.clips.scenes, make, finish=look, workers=workers, progress=self._count("features"))
 
     def run_language(self) -> None:
         converter = self.converter()
-        scenes = [describe(split_seed("training", index)) for index in range(self.recipe.texts)]
         options = self._options("language", 1.5e-3, mixed_precision=True)
-        self._run_stage(LanguageStage(scenes, self.timing, converter, self.tokenizer, options))
+        self._run_stage(LanguageStage(self.told_scenes(), self.timing, converter, self.tokenizer, options))
         save_part(self.model_folder, "converter", converter)
 
     def _converter_stage(self, name: str, learn: str, learning_rate: float) -> None:
@@ -401,6 +432,17 @@ class NanoTraining:
         self.tokenizer.save_pretrained(str(target / "tokenizer"))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one core, while other processes use the rest: threads that wait for one another there take many times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _save_array(path: Path, array: np.ndarray) -> None:
     partial = path.with_name(path.name + ".part")
     with partial.open("wb") as file:
@@ -418,27 +460,27 @@ def train_nano(
 ) -> Path:
     """Train nano into `folder`, going on where an earlier run stopped. Returns the folder of the finished model.
 
-    Without `stages`, everything runs; on a CPU with several cores the sound branch runs in a process of its own, beside the
-    picture branch in this one.
+    Without `stages`, everything runs; on a CPU with several cores sound and language run in a process of their own, beside
+    the tower in this one.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     training = NanoTraining(folder, recipe or Recipe(), device, report)
     if stages is None and device == "cpu" and (os.cpu_count() or 1) > 1 and recipe is None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        side = subprocess.Popen([sys.executable, "-m", __name__, str(folder), "--stages", ",".join(SOUND)])
+        side = subprocess.Popen([sys.executable, "-m", __name__, str(folder), "--stages", ",".join(SOUND_AND_LANGUAGE)])
         try:
-            for stage in PICTURE:
-                training.run(stage)
+            with one_thread():
+                for stage in TOWER:
+                    training.run(stage)
             if side.wait() != 0:
-                raise BadModel("the codec's training ended with an error, shown above; run the command again to go on")
+                raise BadModel(
+                    "the training of codec and language ended with an error, shown above; run the command again to go on"
+                )
         finally:
             if side.poll() is None:
                 side.terminate()
                 side.wait()
-            torch.set_num_threads(threads)
-        stages = (*CONVERTER, *AUDIO, "ship")
+        stages = JOINED
     for stage in stages or STAGES:
         training.run(stage)
     return folder / "nano"

@@ -17,9 +17,11 @@ WORDS = tuple(kind.keyword for kind in KINDS.values()) + tuple(
 )
 """The words that decide what is heard and seen; their presence in a prompt must survive in the converter's states."""
 
-CAPTION_LEAVES_OUT = 0.4
-"""Share of visible attributes that a caption does not mention. What is surer than two in three is still said first, and what
-is not is left out before the other possibility is told."""
+CAPTION_COMPLETE = 0.3
+CAPTION_LEAVES_ONE_OUT = 0.4
+"""Of all captions, how many tell every visible attribute and how many all but one, of one thing as of two; in the rest each
+is told or not. So all of it is often said also where there is much to say, and what is not sure is left out before the other
+possibility is told."""
 
 
 def draw(generator: torch.Generator, below: int) -> int:
@@ -40,9 +42,16 @@ def _join(scene: Scene, say: dict[int, str]) -> str:
 def caption(scene: Scene, generator: torch.Generator) -> str:
     """A caption of what can be seen: any phrasing, some without one or the other attribute, so that there is more than one
     true thing to say. The material, which cannot be seen, is one of those possible."""
+    visible = [(id(source), name) for source in scene.sources for name in source.visible]
+    share = float(torch.rand((), generator=generator))
+    unsaid = {visible[draw(generator, len(visible))]}
+    if share < CAPTION_COMPLETE:
+        unsaid = set()
+    elif share >= CAPTION_COMPLETE + CAPTION_LEAVES_ONE_OUT:
+        unsaid = {one for one in visible if chance(generator, 0.5)}
 
     def say(source: Source) -> str:
-        attributes = _some(source.visible, generator, CAPTION_LEAVES_OUT)
+        attributes = {name: "" if (id(source), name) in unsaid else value for name, value in source.visible.items()}
         if "material" in source.attributes:
             attributes["material"] = MATERIALS[draw(generator, len(MATERIALS))]
         return _phrase(source, attributes, generator)

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vatt_core.model.vision import VisionTower
 from vatt_core.timing import Timing
-from vatt_core.training.data import draw_weights, event_targets
+from vatt_core.training.data import Stretch, event_targets
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.world.kinds import COLOURS, KINDS
 from vatt_core.world.scene import Scene
@@ -84,6 +84,16 @@ def scene_targets(scenes: Sequence[Scene], timing: Timing) -> SceneTargets:
                 values[row, first:last, index] = definition.values.index(source.attributes[definition.attribute])
     events, strengths = event_targets(scenes, timing)
     return SceneTargets(*(torch.from_numpy(array) for array in (kinds, colours, values, events, strengths)))
+
+
+def stretch_targets(stretches: Sequence[Stretch], timing: Timing) -> SceneTargets:
+    """Those of stretches of one length: V is their tokens, F their frames."""
+    found = []
+    for one in stretches:
+        tokens = torch.arange(one.first, one.first + one.tokens)[None]
+        rows = torch.zeros_like(tokens)
+        found.append(scene_targets([one.scene], timing).of_tokens(rows, tokens, torch.device("cpu")))
+    return SceneTargets(*(torch.cat([getattr(one, field.name) for one in found]) for field in fields(SceneTargets)))
 
 
 class SceneHeads(nn.Module):
@@ -156,7 +166,7 @@ def event_agreement(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class VisionStage(TrainingStage):
-    """Train the tower on stretches of clips. frames: uint8 [N, F, S, S, 3].
+    """Train the tower on stretches of clips. frames: uint8 [N, F, S, S, 3], those of each stretch.
 
     Many short stretches teach more than few long ones, as the frames of one clip look much alike; but they are long enough
     to see where something comes from and goes to.
@@ -167,18 +177,15 @@ class VisionStage(TrainingStage):
     def __init__(
         self,
         frames: NDArray[np.uint8],
-        scenes: Sequence[Scene],
+        stretches: Sequence[Stretch],
         timing: Timing,
         tower: VisionTower,
         options: StageOptions,
         *,
         batch: int = 24,
-        tokens: int = 6,
     ) -> None:
-        self.frames, self.timing, self.options = frames, timing, options
-        self.tower, self.batch, self.tokens = tower, batch, tokens
-        self.targets = scene_targets(scenes, timing)
-        self.weights = draw_weights(scenes)
+        self.frames, self.options, self.tower, self.batch = frames, options, tower, batch
+        self.targets = stretch_targets(stretches, timing)
         self.heads = SceneHeads(timing, tower.feature_dim).to(tower.mean.device)
         for module in tower.modules():
             if isinstance(module, nn.Conv2d):
@@ -187,42 +194,21 @@ class VisionStage(TrainingStage):
     def modules(self) -> dict[str, nn.Module]:
         return {"tower": self.tower, "heads": self.heads}
 
-    def _start(self, clip: int, generator: torch.Generator) -> int:
-        """First video token of the stretch: anywhere, but in most clips with events so that one is seen."""
-        last = self.timing.video_tokens - self.tokens
-        events = self.targets.events[clip].nonzero()[:, 0]
-        if len(events) == 0 or torch.rand((), generator=generator) < 0.25:
-            return int(torch.randint(last + 1, (), generator=generator))
-        event = events[torch.randint(len(events), (), generator=generator)] // self.timing.frames_per_video_token
-        return int((event - torch.randint(self.tokens, (), generator=generator)).clamp(0, last))
-
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        stack = self.timing.frames_per_video_token
-        clips = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator).tolist()
-        starts = [self._start(clip, generator) for clip in clips]
-        pixels = torch.from_numpy(
-            np.stack([self.frames[c, s * stack :][: self.tokens * stack] for c, s in zip(clips, starts, strict=True)])
-        )
+        rows = torch.randint(len(self.frames), (self.batch,), generator=generator).tolist()
+        pixels = torch.from_numpy(np.stack([self.frames[row] for row in rows]))
         pixels = augment(pixels, generator).to(self.tower.mean.device)
         with plain_attention(pixels.device):
             features = self.tower(self.tower.preprocess(pixels.flatten(0, 1))).unflatten(0, (self.batch, -1))
         said = in_full_precision(self.heads)(features.float())
-
-        def cut(target: Tensor, per_token: int) -> Tensor:
-            pieces = [
-                target[c, s * per_token : (s + self.tokens) * per_token] for c, s in zip(clips, starts, strict=True)
-            ]
-            return torch.stack(pieces).to(features.device)
-
-        kinds = cut(self.targets.kinds, 1)
-        colours, values = cut(self.targets.colours, 1), cut(self.targets.values, 1)
-        events, strengths = cut(self.targets.events, stack), cut(self.targets.strengths, stack)
+        targets = self.targets.of(rows, features.device)
+        kinds, colours, values = targets.kinds, targets.colours, targets.values
         # Not one yes or no per kind: with twelve of them, "no" to all is a comfortable answer for very long.
         share = kinds / kinds.sum(-1, keepdim=True).clamp(min=1)
         kind_loss = functional.cross_entropy(said["kinds"].flatten(0, 1), share.flatten(0, 1))
         colour_loss = functional.cross_entropy(said["colours"].flatten(0, 2), colours.flatten(), ignore_index=-1)
         value_loss = functional.cross_entropy(said["values"].flatten(0, 2), values.flatten(), ignore_index=-1)
-        presence, force = event_losses(said["events"], said["strengths"], events, strengths)
+        presence, force = event_losses(said["events"], said["strengths"], targets.events, targets.strengths)
         with torch.no_grad():
             shown = colours >= 0
             colour_right = (said["colours"].argmax(-1) == colours)[shown].float().mean()
@@ -233,7 +219,7 @@ class VisionStage(TrainingStage):
             "kind": kind_right,
             "colour": colour_right,
             "value": value_right,
-            "event_f1": event_agreement(said["events"].detach(), events),
+            "event_f1": event_agreement(said["events"].detach(), targets.events),
             "force_error": force.detach().sqrt(),
         }
 

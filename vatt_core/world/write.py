@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from vatt_core.errors import BadRequest, DiskFull, ForbiddenPath
 from vatt_core.world.picture import iterate, render
@@ -45,17 +46,19 @@ def parse_rate(text: str) -> Fraction:
     return rate
 
 
-def compressed_frames(scene: Scene, *, fps: int | Fraction = 20, size: int = 64) -> np.ndarray:
-    """The pictures of a scene, encoded to H.264 at the scene's quality in memory and read back.
+def compressed_frames(
+    scene: Scene, *, fps: int | Fraction = 20, size: int = 64, first: int = 0, count: int | None = None
+) -> np.ndarray:
+    """Pictures of a scene, encoded to H.264 at the scene's quality in memory and read back.
 
-    This is what training sees. Picture i is that of instant i / fps. Returns uint8 [N, size, size, 3]. Raises
-    BadRequest for an odd size or one outside 16…4096.
+    This is what training sees: `count` pictures from number `first` on (None: to its end); picture i is that of instant
+    i / fps. Returns uint8 [N, size, size, 3]. Raises BadRequest for an odd size or one outside 16…4096.
     """
     rate = Fraction(fps)
     _check_rate(rate)
     _check_size(size)
-    times = [float(index / rate) for index in range(frame_count(scene, rate))]
-    pictures = render(scene, times, size=size)
+    end = frame_count(scene, rate) if count is None else first + count
+    pictures = render(scene, [float(index / rate) for index in range(first, end)], size=size)
     memory = io.BytesIO()
     with av.open(memory, "w", format="mp4") as container:
         stream = _video_stream(container, rate, size, scene.crf)
@@ -63,10 +66,12 @@ def compressed_frames(scene: Scene, *, fps: int | Fraction = 20, size: int = 64)
             container.mux(stream.encode(_video_frame(planes, index, rate)))
         container.mux(stream.encode(None))
     memory.seek(0)
+    # One for all pictures: to set one up takes longer than a picture.
+    reformatter = VideoReformatter()
     with av.open(memory, "r") as container:
         container.streams.video[0].codec_context.thread_count = 1
         for index, frame in enumerate(container.decode(video=0)):
-            pictures[index] = frame.to_ndarray(format="rgb24")
+            pictures[index] = reformatter.reformat(frame, format="rgb24").to_ndarray()
     return pictures
 
 
