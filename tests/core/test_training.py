@@ -21,7 +21,7 @@ from vatt_core.training.quantizer import ResidualQuantizer
 from vatt_core.training.spectra import MelSpectrum, MultiScaleMel, mel_filters
 from vatt_core.training.texts import WORDS, caption, prompt, words_of
 from vatt_core.weights.fingerprint import model_files
-from vatt_core.world.kinds import MATERIALS, read_caption
+from vatt_core.world.kinds import KINDS, MATERIALS, read_caption
 from vatt_core.world.scene import Scene, describe, split_seed
 
 # ---- the loop ------------------------------------------------------------------------------------------------------
@@ -216,8 +216,13 @@ def test_prompts_are_true_of_the_scene_and_captions_of_what_is_seen() -> None:
         kinds = [source.kind for source in scene.sources]
         said = caption(scene, generator)
         claims = read_caption(said)
-        assert [claim["kind"] for claim in claims] == kinds
-        for claim, source in zip(claims, scene.sources, strict=True):
+        shown = [
+            source
+            for shot in scene.shots
+            for source in sorted(shot.sources, key=lambda one: list(KINDS).index(one.kind))
+        ]
+        assert [claim["kind"] for claim in claims] == [source.kind for source in shown]
+        for claim, source in zip(claims, shown, strict=True):
             assert {
                 name: value for name, value in claim.items() if name in source.visible
             }.items() <= source.visible.items()

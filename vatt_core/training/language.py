@@ -41,27 +41,42 @@ STATE_FORCE_WEIGHT = 4.0
 """Of the squared error of an event's force beside its presence: what the states do not tell, no soundtrack can follow."""
 
 
+class AttributeHeads(nn.Module):
+    """Thrown away after training. What each video token shows: kinds, and of each thing its colour and second attribute."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        kinds = len(KIND_NAMES)
+        self.kinds = nn.Linear(hidden, kinds)
+        self.colours = nn.Linear(hidden, kinds * len(COLOUR_NAMES))
+        self.values = nn.Linear(hidden, kinds * 2)
+
+    def losses(self, tokens: Tensor, targets: SceneTargets) -> dict[str, tuple[Tensor, Tensor]]:
+        """Loss and accuracy of the colour and of the second attribute ("value": speed, size, intensity) of each thing, loss and
+        share of tokens whose likeliest kind is there of the kinds; told from tokens [B, V, H]."""
+        kinds = self.kinds(tokens)
+        share = targets.kinds / targets.kinds.sum(-1, keepdim=True).clamp(min=1)
+        right = targets.kinds.gather(-1, kinds.argmax(-1, keepdim=True)).mean()
+        found = {"kind": (functional.cross_entropy(kinds.flatten(0, 1), share.flatten(0, 1)), right)}
+        for name, head, wanted in (("colour", self.colours, targets.colours), ("value", self.values, targets.values)):
+            logits = head(tokens).unflatten(-1, (len(KIND_NAMES), -1)).flatten(0, 2)
+            true = wanted.flatten()
+            right = (logits.argmax(-1) == true)[true >= 0].float().mean()
+            found[name] = functional.cross_entropy(logits, true, ignore_index=-1), right
+        return found
+
+
 class StateHeads(nn.Module):
-    """Thrown away after training. What the last states must still know."""
+    """Thrown away after training. What the last states must still know, and what the projected tokens must bring along: with
+    two things at once, captions alone hardly teach which of them has which colour."""
 
     def __init__(self, timing: Timing, hidden: int) -> None:
         super().__init__()
         self.events = nn.Linear(hidden, timing.frames_per_video_token)
         self.strengths = nn.Linear(hidden, timing.frames_per_video_token)
-        self.colours = nn.Linear(hidden, len(KIND_NAMES) * len(COLOUR_NAMES))
-        self.values = nn.Linear(hidden, len(KIND_NAMES) * 2)
+        self.projected = AttributeHeads(hidden)
+        self.last = AttributeHeads(hidden)
         self.words = nn.Linear(hidden, len(WORDS))
-
-    def attribute_losses(self, video_states: Tensor, targets: SceneTargets) -> dict[str, tuple[Tensor, Tensor]]:
-        """Loss and accuracy of the colour and of the second attribute ("value": speed, size, intensity) of each thing that a
-        state [B, V, H] shows. With two things at once the caption alone hardly teaches which of them has which."""
-        found = {}
-        for name, head, wanted in (("colour", self.colours, targets.colours), ("value", self.values, targets.values)):
-            logits = head(video_states).unflatten(-1, (len(KIND_NAMES), -1)).flatten(0, 2)
-            true = wanted.flatten()
-            right = (logits.argmax(-1) == true)[true >= 0].float().mean()
-            found[name] = functional.cross_entropy(logits, true, ignore_index=-1), right
-        return found
 
     def event_loss(self, video_states: Tensor, targets: SceneTargets) -> tuple[Tensor, Tensor]:
         """Loss and frame F1 of events told by the video states [B, V, H]."""
@@ -138,7 +153,9 @@ class _CaptionStage(TrainingStage):
         caption_loss = shifted_cross_entropy(self.converter.text_logits(output), labels)
         seen = output.last[:, : output.video_slots]
         event_loss, event_f1 = self.heads.event_loss(seen, targets)
-        attributes = self.heads.attribute_losses(seen, targets)
+        attributes = self.heads.last.losses(seen, targets)
+        projected = self.heads.projected.losses(video, targets)
+        attribute_loss = sum(loss for one in (attributes, projected) for loss, _ in one.values())
 
         # Prompts of other clips before this clip's video: the words must come from the text.
         prompts = [prompt(scene, generator) for scene in scenes]
@@ -148,10 +165,11 @@ class _CaptionStage(TrainingStage):
         output = self._read(video, ids, mask)
         word_loss, word_accuracy = self.heads.word_loss(output.last[:, output.video_slots :], mask, prompts)
         return {
-            "loss": caption_loss + 3 * event_loss + sum(loss for loss, _ in attributes.values()) + 3 * word_loss,
+            "loss": caption_loss + 3 * event_loss + attribute_loss + 3 * word_loss,
             "caption": caption_loss.detach(),
             "event_f1": event_f1,
             **{name: right for name, (_, right) in attributes.items()},
+            "projected_colour": projected["colour"][1],
             "words": word_accuracy,
         }
 

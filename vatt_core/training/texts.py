@@ -32,16 +32,20 @@ def chance(generator: torch.Generator, probability: float) -> bool:
     return bool(torch.rand((), generator=generator) < probability)
 
 
-def _join(scene: Scene, say: dict[int, str]) -> str:
+def _join(scene: Scene, say: dict[int, str], *, ordered: bool = False) -> str:
+    """ordered: of what is seen at once, the kinds in the order of KINDS."""
+
     def shot_text(shot: Shot) -> str:
-        return " while ".join(say[id(source)] for source in shot.sources)
+        sources = sorted(shot.sources, key=lambda one: list(KINDS).index(one.kind)) if ordered else shot.sources
+        return " while ".join(say[id(source)] for source in sources)
 
     return ", then ".join(shot_text(shot) for shot in scene.shots)
 
 
 def caption(scene: Scene, generator: torch.Generator) -> str:
     """A caption of what can be seen: any phrasing, some without one or the other attribute, so that there is more than one
-    true thing to say. The material, which cannot be seen, is one of those possible."""
+    true thing to say. The material, which cannot be seen, is one of those possible. Two things at once are told in one order,
+    so that the words before a name ("a small red ...") need not decide which of them is meant."""
     visible = [(id(source), name) for source in scene.sources for name in source.visible]
     share = float(torch.rand((), generator=generator))
     unsaid = {visible[draw(generator, len(visible))]}
@@ -56,7 +60,7 @@ def caption(scene: Scene, generator: torch.Generator) -> str:
             attributes["material"] = MATERIALS[draw(generator, len(MATERIALS))]
         return _phrase(source, attributes, generator)
 
-    return _join(scene, {id(source): say(source) for source in scene.sources})
+    return _join(scene, {id(source): say(source) for source in scene.sources}, ordered=True)
 
 
 def prompt(scene: Scene, generator: torch.Generator) -> str:

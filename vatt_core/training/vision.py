@@ -215,7 +215,7 @@ class VisionStage(TrainingStage):
             value_right = (said["values"].argmax(-1) == values)[shown].float().mean()
             kind_right = kinds.gather(-1, said["kinds"].argmax(-1, keepdim=True)).mean()
         return {
-            "loss": kind_loss + 0.5 * colour_loss + 0.5 * value_loss + 5 * presence + FORCE_WEIGHT * force,
+            "loss": kind_loss + colour_loss + value_loss + 5 * presence + FORCE_WEIGHT * force,
             "kind": kind_right,
             "colour": colour_right,
             "value": value_right,
