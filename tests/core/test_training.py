@@ -301,6 +301,7 @@ def test_every_stage_of_nano_learns_and_the_model_is_complete(tmp_path: Path) ->
         "decoder": 15,
         "vision": 15,
         "language": 40,
+        "converter_projection": 15,
         "audio_instructions": 6,
         "audio_captions": 40,
     }

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from vatt_core.model.converter import IGNORED_LABEL, Converter, ConverterOutput, shifted_cross_entropy
 from vatt_core.model.text import encode_example, encode_prompts
 from vatt_core.timing import Timing
-from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut
+from vatt_core.training.data import CUT_SHARE, Stretch, cut_scenes, draw_cut
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import WORDS, caption, draw, instruction, prompt, words_of
 from vatt_core.training.vision import (
@@ -34,6 +36,7 @@ from vatt_core.training.vision import (
     event_losses,
     plain_attention,
     scene_targets,
+    stretch_targets,
 )
 from vatt_core.world.scene import Scene
 
@@ -217,6 +220,17 @@ class LanguageStage(_CaptionStage):
         return self._losses(scenes, self.concepts(targets, generator), targets, generator)
 
 
+class Stretches(NamedTuple):
+    """Short parts of clips that are shown over and over until a window is full. features: float [M, frames, D]."""
+
+    features: Tensor
+    parts: Sequence[Stretch]
+
+
+STRETCH_SHARE = 0.25
+"""Of the rows, how many show a stretch: many more things than whole clips do, for the time that it takes to draw them."""
+
+
 class ConverterStage(_CaptionStage):
     """A sub-stage of VATT's converter training on real features. features: float [N, F, D], computed once.
 
@@ -229,6 +243,7 @@ class ConverterStage(_CaptionStage):
         name: str,
         features: Tensor,
         scenes: Sequence[Scene],
+        stretches: Stretches,
         timing: Timing,
         converter: Converter,
         tokenizer: PreTrainedTokenizerBase,
@@ -243,6 +258,7 @@ class ConverterStage(_CaptionStage):
         self.options, self.batch, self.learn = options, batch, learn
         self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
         self.targets = scene_targets(scenes, timing)
+        self.stretches, self.stretch_targets = stretches, stretch_targets(stretches.parts, timing)
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -271,11 +287,41 @@ class ConverterStage(_CaptionStage):
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         device = self.converter.video_proj.weight.device
-        chosen = torch.randint(len(self.scenes), (self.batch,), generator=generator).tolist()
+        shown = int((torch.rand(self.batch, generator=generator) < STRETCH_SHARE).sum())
+        parts = [
+            pick(count, generator)
+            for pick, count in ((self._stretches, shown), (self._clips, self.batch - shown))
+            if count
+        ]
+        scenes = [scene for some, _, _ in parts for scene in some]
+        features = torch.cat([features for _, features, _ in parts]).to(device).float()
+        targets = SceneTargets(
+            *(torch.cat([getattr(one, field.name) for _, _, one in parts]).to(device) for field in fields(SceneTargets))
+        )
+        return self._losses(
+            scenes, self.converter.embed_video(features) * self.converter.video_scale, targets, generator
+        )
+
+    def _clips(self, count: int, generator: torch.Generator) -> tuple[list[Scene], Tensor, SceneTargets]:
+        """Some clips: scenes, features [count, F, D] and targets."""
+        chosen = torch.randint(len(self.scenes), (count,), generator=generator).tolist()
         clips = [self._clip(row, generator) for row in chosen]
         rows, order = (torch.stack(parts) for parts in list(zip(*clips, strict=True))[1:])
-        stacked = self.features.unflatten(1, (self.timing.video_tokens, -1))  # [N, V, stack, D]
-        features = stacked[rows, order].flatten(1, 2).to(device).float()
-        video = self.converter.embed_video(features) * self.converter.video_scale
-        targets = self.targets.of_tokens(rows, order, device)
-        return self._losses([scene for scene, _, _ in clips], video, targets, generator)
+        found = self._tokens(self.features, self.targets, rows, order)
+        return [scene for scene, _, _ in clips], *found
+
+    def _stretches(self, count: int, generator: torch.Generator) -> tuple[list[Scene], Tensor, SceneTargets]:
+        """Some stretches, each from a token of its own on and over and over."""
+        chosen = torch.randint(len(self.stretches.parts), (count,), generator=generator)
+        length = self.stretch_targets.kinds.shape[1]
+        order = torch.arange(self.timing.video_tokens) + torch.randint(length, (count, 1), generator=generator)
+        rows = chosen[:, None].expand_as(order)
+        found = self._tokens(self.stretches.features, self.stretch_targets, rows, order % length)
+        return [self.stretches.parts[row].scene for row in chosen.tolist()], *found
+
+    def _tokens(
+        self, features: Tensor, targets: SceneTargets, rows: Tensor, order: Tensor
+    ) -> tuple[Tensor, SceneTargets]:
+        """Features [B, F, D] and targets of windows put together from tokens, see `SceneTargets.of_tokens`."""
+        stacked = features.unflatten(1, (-1, self.timing.frames_per_video_token))  # [N, V, stack, D]
+        return stacked[rows, order].flatten(1, 2), targets.of_tokens(rows, order, torch.device("cpu"))

@@ -45,7 +45,7 @@ from vatt_core.timing import Timing
 from vatt_core.training.audio import AudioStage
 from vatt_core.training.codec import CodesStage, DecoderStage, EncoderStage, write_codebooks
 from vatt_core.training.data import Rows, Stretch, WorldClips, frames_of, stretch, stretch_frames
-from vatt_core.training.language import ConverterStage, LanguageStage, StateHeads
+from vatt_core.training.language import ConverterStage, LanguageStage, StateHeads, Stretches
 from vatt_core.training.loop import Report, StageOptions, StageProgress, run_stage
 from vatt_core.training.texts import tokenizer_corpus
 from vatt_core.training.vision import VisionStage
@@ -252,6 +252,10 @@ class NanoTraining:
         return [stretch(number, self.timing, STRETCH_TOKENS) for number in range(self.recipe.stretches)]
 
     @property
+    def stretch_features_path(self) -> Path:
+        return self.folder / "data" / "training" / "stretch_features.npy"
+
+    @property
     def codes_path(self) -> Path:
         return self.folder / "data" / "training" / "codes.npy"
 
@@ -352,13 +356,15 @@ class NanoTraining:
         save_part(self.model_folder, "vision", tower)
 
     def run_features(self) -> None:
-        """Draw the training clips and keep what the tower sees of them; the pictures themselves are needed no more."""
+        """What the tower sees of the stretches and, as they are drawn, of the clips, whose pictures are needed no more."""
         tower = self.vision_tower().eval()
 
         def look(frames: np.ndarray) -> np.ndarray:
             clip = torch.from_numpy(frames).to(self.device)
             return tower.encode(clip, batch_size=self.timing.frames).half().cpu().numpy()
 
+        if not self.stretch_features_path.exists():
+            _save_array(self.stretch_features_path, np.stack([look(np.array(one)) for one in self._stretches.read()]))
         make = partial(frames_of, self.timing, self.config.vision.image_size)
         workers = os.cpu_count() or 1
         with one_thread():
@@ -377,6 +383,7 @@ class NanoTraining:
             name,
             self.features(),
             self.clips.scenes,
+            Stretches(torch.from_numpy(np.load(self.stretch_features_path)), self.stretches),
             self.timing,
             converter,
             self.tokenizer,
