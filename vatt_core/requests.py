@@ -158,7 +158,8 @@ class GenerateRequest(ClipRequest):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A caption. score: log-likelihood of the whole text under the model; higher is surer."""
+    """A caption. score: how much it agrees with all that the model said of the clip (0 to 1), plus
+    0.04 for each word that matters; higher is better."""
 
     text: str
     score: float

@@ -19,15 +19,13 @@ from vatt_core.model.text import decode_answer, encode_caption_prompt, encode_pr
 from vatt_core.requests import Suggestion
 from vatt_core.timing import Timing
 from vatt_core.weights import find_model
-from vatt_core.wording import clauses, different, meaning, repeats_itself, usual_length
+from vatt_core.wording import agreement, clauses, different, meaning, repeats_itself, usual_length
 from vatt_core.work import Stop
 
 CANDIDATES_PER_CAPTION = 8
-LIKELIEST = 3
-"""Captions at least among which the best one is chosen."""
-WORD_REWARD = 0.5
-"""What a word that matters adds to a caption's log-likelihood when captions are put in order. A text is the less likely the
-more it says; without this the best caption would be the one that leaves most out."""
+WORD_REWARD = 0.04
+"""What a word that matters adds to a caption's agreement when captions are put in order. What is left out disagrees with less;
+without this the best caption would say too little."""
 
 
 class Steps:
@@ -71,10 +69,9 @@ class Steps:
     @torch.no_grad()
     def caption(self, features: Tensor, *, count: int, seed: int, temperature: float | None = None) -> list[Suggestion]:
         """Different captions of one clip, features [1, F, D], best first. Fewer than `count` when the model has no more
-        to say than that. score: log-likelihood of the text, plus WORD_REWARD for each word that matters."""
+        to say than that. score: agreement with all that was drawn, plus WORD_REWARD for each word that matters."""
         prompt = encode_caption_prompt(self.model.tokenizer, self.config.converter)
         longest = self.config.converter.max_caption_tokens
-        found: dict[str, float] = {}
         texts: list[str] = []
         # Bolder and bolder until there are enough different ones.
         for round_number, boldness in enumerate((1.0, 1.5, 2.2)):
@@ -91,22 +88,21 @@ class Steps:
                     settings=settings,
                     seed=(seed + round_number) % (2**62),
                 )[0]
-            for one in drawn:
-                text = decode_answer(self.model.tokenizer, one.ids)
-                if text and one.finished:
-                    # Of the whole text, its end included: a mean per token would favour long repetitions.
-                    score = one.mean_log_likelihood * (len(one.ids) + 1)
-                    found[text] = max(found.get(text, -np.inf), score)
-                    texts.append(text)
-            candidates = {text: score for text, score in found.items() if not repeats_itself(text)} or found
+            answers = [decode_answer(self.model.tokenizer, one.ids) for one in drawn if one.finished]
+            texts += [text for text in answers if text]
             usual = usual_length(texts)
-            ranked = different(sorted(candidates.items(), key=lambda item: (len(clauses(item[0])) != usual, -item[1])))
+            different_texts = list(dict.fromkeys(texts))
+            candidates = [text for text in different_texts if not repeats_itself(text)] or different_texts
+            agreed = {text: agreement(text, texts) for text in candidates}
+            fits = {text: len(clauses(text)) == usual for text in candidates}
+            scores = {text: agreed[text] + fits[text] * WORD_REWARD * len(meaning(text)) for text in candidates}
+            # One that says much, then those that are surest.
+            best = sorted(candidates, key=lambda text: (fits[text], scores[text]), reverse=True)[:1]
+            surest = sorted(candidates, key=lambda text: (fits[text], agreed[text]), reverse=True)
+            ranked = different([*best, *surest])
             if len(ranked) >= count:
                 break
-        # The likeliest are all worth saying; of those, the one that says most is of most use.
-        likeliest = ranked[: max(count, LIKELIEST)]
-        told = [Suggestion(text, score + WORD_REWARD * len(meaning(text))) for text, score in likeliest]
-        return sorted(told, key=lambda one: -one.score)[:count]
+        return sorted((Suggestion(text, scores[text]) for text in ranked[:count]), key=lambda one: -one.score)
 
     @torch.no_grad()
     def condition(self, features: Tensor, prompts: Sequence[str]) -> list[Condition]:

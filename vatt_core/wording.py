@@ -74,6 +74,28 @@ def repeats_itself(text: str) -> bool:
     )
 
 
+def agreement(text: str, drawn: Sequence[str]) -> float:
+    """How much a text says what all that were drawn say: the mean, over them, of the words that matter in common, 0 to 1.
+
+    Clauses are compared with the one most like them, and one that has no counterpart agrees with nothing. What the draws
+    are not of one mind about so costs a text that says it, and what they mostly say costs one that leaves it out (decoding
+    for the least expected risk).
+    """
+    own = clauses(text)
+    return sum(_clauses_shared(own, clauses(other)) for other in drawn) / max(1, len(drawn))
+
+
+def _clauses_shared(first: list[frozenset[str]], second: list[frozenset[str]]) -> float:
+    pairs = [(_shared(one, other), row, column) for row, one in enumerate(first) for column, other in enumerate(second)]
+    total, rows, columns = 0.0, set[int](), set[int]()
+    for shared, row, column in sorted(pairs, reverse=True):
+        if row not in rows and column not in columns:
+            rows.add(row)
+            columns.add(column)
+            total += shared
+    return total / max(1, len(first), len(second))
+
+
 def usual_length(drawn: Sequence[str]) -> int:
     """How many clauses a text shall have, of texts that were drawn: so many that a quarter of them have no more.
 
@@ -84,14 +106,14 @@ def usual_length(drawn: Sequence[str]) -> int:
     return counts[int(SHORT_ENOUGH * len(counts))] if counts else 0
 
 
-def different(ranked: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Captions and scores, best first, without those that say nearly the same as a better one."""
-    kept: list[tuple[str, float, frozenset[str]]] = []
-    for text, score in ranked:
+def different(ranked: Iterable[str]) -> list[str]:
+    """Captions, best first, without those that say nearly the same as a better one."""
+    kept: dict[str, frozenset[str]] = {}
+    for text in ranked:
         own = meaning(text)
-        if all(_shared(own, other) < ALIKE for _, _, other in kept):
-            kept.append((text, score, own))
-    return [(text, score) for text, score, _ in kept]
+        if all(_shared(own, other) < ALIKE for other in kept.values()):
+            kept[text] = own
+    return list(kept)
 
 
 def _shared(first: frozenset[str], second: frozenset[str]) -> float:

@@ -65,8 +65,8 @@ class Progress(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(Reply):
-    """One suggestion; `score` is the model's log-likelihood of the whole text plus 0.5 for each word that matters, higher is
-    better."""
+    """One suggestion; `score` is how much it agrees with all that the model said of the clip (0 to 1) plus 0.04 for each word
+    that matters, higher is better."""
 
     text: str
     score: float = 0.0

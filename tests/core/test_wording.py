@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vatt_core.wording import clauses, repeats_itself, usual_length
+from vatt_core.wording import agreement, clauses, repeats_itself, usual_length
 
 
 def test_a_text_has_as_many_clauses_as_it_tells_things() -> None:
@@ -23,3 +23,19 @@ def test_a_text_says_more_only_when_most_drawn_ones_do() -> None:
     assert usual_length([one] * 5 + [two] * 5) == 1
     assert usual_length([one] * 2 + [two] * 8) == 2
     assert usual_length([]) == 0
+
+
+def test_agreement_is_with_the_clause_that_is_meant() -> None:
+    drawn = ["a red bird sings while a blue ball bounces", "a blue ball bounces while a red bird sings"]
+    assert agreement(drawn[0], drawn) == 1
+    swapped = agreement("a blue bird sings while a red ball bounces", drawn)
+    one = agreement("a red bird sings", drawn)
+    assert swapped < 0.8 and one == 0.5
+    assert agreement("rain falls", drawn) == 0 and agreement("", drawn) == 0 and agreement("rain", []) == 0
+
+
+def test_what_the_draws_differ_about_is_better_left_out_than_said_wrong() -> None:
+    drawn = [f"a {colour} bird sings" for colour in ("red", "blue", "green", "white")]
+    assert agreement("a bird sings", drawn) > agreement("a red bird sings", drawn)
+    sure = ["a red bird sings"] * 5 + ["a blue bird sings"]
+    assert agreement("a red bird sings", sure) > agreement("a bird sings", sure)

@@ -17,7 +17,7 @@ from vatt_core.sidecar import read_sidecar
 
 @dataclass(frozen=True)
 class Caption:
-    """A text about a clip. score: log likelihood, None where it was given by the user."""
+    """A text about a clip. score: higher is better, None where it was given by the user."""
 
     text: str
     score: float | None = None
