@@ -19,13 +19,10 @@ from vatt_core.model.text import decode_answer, encode_caption_prompt, encode_pr
 from vatt_core.requests import Suggestion
 from vatt_core.timing import Timing
 from vatt_core.weights import find_model
-from vatt_core.wording import agreement, clauses, different, meaning, repeats_itself, usual_length
+from vatt_core.wording import best_captions
 from vatt_core.work import Stop
 
 CANDIDATES_PER_CAPTION = 8
-WORD_REWARD = 0.04
-"""What a word that matters adds to a caption's agreement when captions are put in order. What is left out disagrees with less;
-without this the best caption would say too little."""
 
 
 class Steps:
@@ -69,7 +66,7 @@ class Steps:
     @torch.no_grad()
     def caption(self, features: Tensor, *, count: int, seed: int, temperature: float | None = None) -> list[Suggestion]:
         """Different captions of one clip, features [1, F, D], best first. Fewer than `count` when the model has no more
-        to say than that. score: agreement with all that was drawn, plus WORD_REWARD for each word that matters."""
+        to say than that. score: see `wording.best_captions`."""
         prompt = encode_caption_prompt(self.model.tokenizer, self.config.converter)
         longest = self.config.converter.max_caption_tokens
         texts: list[str] = []
@@ -90,19 +87,10 @@ class Steps:
                 )[0]
             answers = [decode_answer(self.model.tokenizer, one.ids) for one in drawn if one.finished]
             texts += [text for text in answers if text]
-            usual = usual_length(texts)
-            different_texts = list(dict.fromkeys(texts))
-            candidates = [text for text in different_texts if not repeats_itself(text)] or different_texts
-            agreed = {text: agreement(text, texts) for text in candidates}
-            fits = {text: len(clauses(text)) == usual for text in candidates}
-            scores = {text: agreed[text] + fits[text] * WORD_REWARD * len(meaning(text)) for text in candidates}
-            # One that says much, then those that are surest.
-            best = sorted(candidates, key=lambda text: (fits[text], scores[text]), reverse=True)[:1]
-            surest = sorted(candidates, key=lambda text: (fits[text], agreed[text]), reverse=True)
-            ranked = different([*best, *surest])
-            if len(ranked) >= count:
+            found = best_captions(texts)
+            if len(found) >= count:
                 break
-        return sorted((Suggestion(text, scores[text]) for text in ranked[:count]), key=lambda one: -one.score)
+        return sorted((Suggestion(text, score) for text, score in found[:count]), key=lambda one: -one.score)
 
     @torch.no_grad()
     def condition(self, features: Tensor, prompts: Sequence[str]) -> list[Condition]:

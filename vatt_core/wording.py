@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 ALIKE = 0.8
 """Share of their words that two captions have in common to count as one."""
 
 SHORT_ENOUGH = 0.25
 """Share of the drawn texts whose clauses are as few as a caption's, or fewer."""
+
+WORD_REWARD = 0.04
+"""What a word that matters adds to a caption's agreement when captions are put in order. What is left out disagrees with less;
+without this the best caption would say too little."""
 
 _LITTLE_WORDS = frozenset(
     (
@@ -81,8 +86,12 @@ def agreement(text: str, drawn: Sequence[str]) -> float:
     are not of one mind about so costs a text that says it, and what they mostly say costs one that leaves it out (decoding
     for the least expected risk).
     """
-    own = clauses(text)
-    return sum(_clauses_shared(own, clauses(other)) for other in drawn) / max(1, len(drawn))
+    own = _known_clauses(text)
+    return sum(_clauses_shared(own, _known_clauses(other)) for other in drawn) / max(1, len(drawn))
+
+
+# Every text of a draw is compared with every other.
+_known_clauses = lru_cache(maxsize=1024)(clauses)
 
 
 def _clauses_shared(first: list[frozenset[str]], second: list[frozenset[str]]) -> float:
@@ -104,6 +113,23 @@ def usual_length(drawn: Sequence[str]) -> int:
     """
     counts = sorted(len(clauses(text)) for text in drawn)
     return counts[int(SHORT_ENOUGH * len(counts))] if counts else 0
+
+
+def best_captions(drawn: Sequence[str]) -> list[tuple[str, float]]:
+    """Of texts that were drawn for one clip, the different ones: first one that says much, then those that are surest.
+
+    With each its score: how much it agrees with all that were drawn, plus WORD_REWARD for each word that matters where it has
+    as many clauses as is usual. Those that repeat themselves come only where there are no others.
+    """
+    usual = usual_length(drawn)
+    texts = list(dict.fromkeys(drawn))
+    texts = [text for text in texts if not repeats_itself(text)] or texts
+    agreed = {text: agreement(text, drawn) for text in texts}
+    fits = {text: len(clauses(text)) == usual for text in texts}
+    scores = {text: agreed[text] + fits[text] * WORD_REWARD * len(meaning(text)) for text in texts}
+    fullest = sorted(texts, key=lambda text: (fits[text], scores[text]), reverse=True)[:1]
+    surest = sorted(texts, key=lambda text: (fits[text], agreed[text]), reverse=True)
+    return [(text, scores[text]) for text in different([*fullest, *surest])]
 
 
 def different(ranked: Iterable[str]) -> list[str]:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from vatt_core.errors import BadModel, BadRequest
 from vatt_core.timing import Timing
-from vatt_core.training.data import WorldClips, event_targets
+from vatt_core.training.data import WorldClips, event_targets, frames_of, stretch, stretch_frames
 from vatt_core.training.loop import StageOptions, StageProgress, TrainingStage, learning_rate_factor, run_stage
 from vatt_core.training.nano import STAGES, NanoTraining, Recipe
 from vatt_core.training.quantizer import ResidualQuantizer
 from vatt_core.training.spectra import MelSpectrum, MultiScaleMel, mel_filters
 from vatt_core.training.texts import WORDS, caption, prompt, words_of
+from vatt_core.training.vision import scene_targets, stretch_targets
 from vatt_core.weights.fingerprint import model_files
 from vatt_core.world.kinds import KINDS, MATERIALS, read_caption
 from vatt_core.world.scene import Scene, describe, split_seed
@@ -249,6 +250,32 @@ def test_events_fall_on_their_frames() -> None:
         assert ((strength > 0) == (present > 0)).all()
         for event in (event for source in scene.sources for event in source.events if event.time < 10):
             assert present[0, int(event.time * 20)] == 1
+
+
+def test_a_stretch_shows_and_tells_its_part_of_the_clip() -> None:
+    timing = Timing(frame_rate=Fraction(20), video_token_rate=Fraction(5))
+    seen_events = 0
+    for number in range(20):
+        one = stretch(number, timing, tokens=6)
+        assert one == stretch(number, timing, tokens=6) and 0 <= one.first <= timing.video_tokens - 6
+        told, whole = stretch_targets([one], timing), scene_targets([one.scene], timing)
+        tokens, frames = slice(one.first, one.first + 6), slice(4 * one.first, 4 * one.first + 24)
+        for name, part in (
+            ("kinds", tokens),
+            ("colours", tokens),
+            ("values", tokens),
+            ("events", frames),
+            ("strengths", frames),
+        ):
+            assert torch.equal(getattr(told, name)[0], getattr(whole, name)[0, part])
+        seen_events += bool(told.events.any())
+        if number < 4:
+            shown = stretch_frames(timing, 64, one).astype(int)
+            clip = frames_of(timing, 64, one.scene).astype(int)
+            errors = [abs(shown - clip[start : start + 24]).mean() for start in range(len(clip) - 23)]
+            assert len(shown) == 24 and errors[4 * one.first] < 12 and errors[4 * one.first] <= 1.2 * min(errors)
+    assert seen_events >= 10
+    assert {stretch(number, timing, tokens=6).scene.layout for number in range(5)} == {"two_kinds", "single"}
 
 
 def test_an_interrupted_filling_goes_on(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vatt_core.wording import agreement, clauses, repeats_itself, usual_length
+from vatt_core.wording import agreement, best_captions, clauses, repeats_itself, usual_length
 
 
 def test_a_text_has_as_many_clauses_as_it_tells_things() -> None:
@@ -39,3 +39,16 @@ def test_what_the_draws_differ_about_is_better_left_out_than_said_wrong() -> Non
     assert agreement("a bird sings", drawn) > agreement("a red bird sings", drawn)
     sure = ["a red bird sings"] * 5 + ["a blue bird sings"]
     assert agreement("a red bird sings", sure) > agreement("a bird sings", sure)
+
+
+def test_the_best_caption_says_much_and_the_next_are_the_surest() -> None:
+    drawn = [
+        *["a small red bird sings in a tree"] * 4, *["a bird sings"] * 3, "a large blue bird sings in a tree",
+        "a small red bird sings in a tree while rain falls on a roof", "a bird sings, a bird sings",
+    ]  # fmt: skip
+    found = best_captions(drawn)
+    assert [text for text, _ in found] == [drawn[0], drawn[4], drawn[7], drawn[8]]
+    scores = [score for _, score in found]
+    assert scores[0] == max(scores) and all(0 < score < 2 for score in scores)
+    assert scores[3] == agreement(drawn[8], drawn)
+    assert best_captions([]) == [] and best_captions(["a fire, a fire"])[0][0] == "a fire, a fire"

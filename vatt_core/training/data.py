@@ -62,8 +62,8 @@ class Rows:
         workers: int = 1,
         progress: Progress | None = None,
     ) -> None:
-        """Row i from item i: `make` in one of `workers` processes, then `finish` in this one; progress(done, rows) after
-        every few."""
+        """Row i from item i: `make` in one of `workers` processes (none: in this one), then `finish` in this one;
+        progress(done, rows) after every few."""
         done, total = self.done(), self.shape[0]
         if self.path.exists():
             array = self._open("r+")
@@ -91,6 +91,9 @@ def _made(
     items: Sequence[Item], make: Callable[[Item], NDArray[Any]], workers: int
 ) -> Iterator[Iterator[NDArray[Any]]]:
     """What processes make of the items, chunk by chunk; they go on while a chunk is used."""
+    if not workers:
+        yield from (map(make, items[start : start + 16]) for start in range(0, len(items), 16))
+        return
     chunk = 16 * workers
     with ProcessPoolExecutor(workers) as pool:
 

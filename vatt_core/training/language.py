@@ -40,7 +40,7 @@ from vatt_core.training.vision import (
 )
 from vatt_core.world.scene import Scene
 
-STATE_FORCE_WEIGHT = 4.0
+STATE_FORCE_WEIGHT = 8.0
 """Of the squared error of an event's force beside its presence: what the states do not tell, no soundtrack can follow."""
 
 

@@ -251,9 +251,11 @@ class NanoTraining:
     def stretches(self) -> list[Stretch]:
         return [stretch(number, self.timing, STRETCH_TOKENS) for number in range(self.recipe.stretches)]
 
-    @property
-    def stretch_features_path(self) -> Path:
-        return self.folder / "data" / "training" / "stretch_features.npy"
+    @cached_property
+    def _stretch_features(self) -> Rows:
+        frames = STRETCH_TOKENS * self.timing.frames_per_video_token
+        shape = (self.recipe.stretches, frames, self.config.vision.feature_dim)
+        return Rows(self.folder / "data" / "training" / "stretch_features.npy", shape, np.float16)
 
     @property
     def codes_path(self) -> Path:
@@ -363,8 +365,10 @@ class NanoTraining:
             clip = torch.from_numpy(frames).to(self.device)
             return tower.encode(clip, batch_size=self.timing.frames).half().cpu().numpy()
 
-        if not self.stretch_features_path.exists():
-            _save_array(self.stretch_features_path, np.stack([look(np.array(one)) for one in self._stretches.read()]))
+        frames = self._stretches.read()
+        self._stretch_features.fill(
+            range(len(frames)), lambda row: look(np.array(frames[row])), workers=0, progress=self._count("features")
+        )
         make = partial(frames_of, self.timing, self.config.vision.image_size)
         workers = os.cpu_count() or 1
         with one_thread():
@@ -383,7 +387,7 @@ class NanoTraining:
             name,
             self.features(),
             self.clips.scenes,
-            Stretches(torch.from_numpy(np.load(self.stretch_features_path)), self.stretches),
+            Stretches(torch.from_numpy(np.array(self._stretch_features.read())), self.stretches),
             self.timing,
             converter,
             self.tokenizer,
