@@ -18,7 +18,7 @@ from vatt_core.model.layers import AlibiBias, alibi_slopes, sin_cos_positions
 from vatt_core.model.masking import TruncatedNormalRatio, masked_loss
 from vatt_core.model.official_names import PREFIX, from_official, official_places
 from vatt_core.timing import Timing
-from vatt_core.training.schedule import learning_rate_factor
+from vatt_core.training.schedule import official_factor
 
 pytestmark = pytest.mark.recorded
 
@@ -180,7 +180,7 @@ def test_constants(recording: Recording) -> None:
     _, description = recording("misc")
     for run in description["lr"].values():
         for step, factor, rate in run["step_factor_lr"]:
-            ours = learning_rate_factor(
+            ours = official_factor(
                 step,
                 warm_up_steps=run["warm_up_steps"],
                 total_steps=run["cycle_length"],

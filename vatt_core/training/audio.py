@@ -7,6 +7,7 @@ The condition comes from the frozen converter; the codes are those of the true s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -15,30 +16,54 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from vatt_core.model.audio_transformer import AudioTransformer
+from vatt_core.model.configuration import FillOrder
 from vatt_core.model.converter import Converter
-from vatt_core.model.masking import IGNORED, CosineRatio, OftenHigh, RatioDistribution, mask_coarse_first, masked_loss
+from vatt_core.model.masking import (
+    IGNORED,
+    MaskedCodes,
+    RatioDistribution,
+    TruncatedNormalRatio,
+    mask_coarse_first,
+    mask_joint,
+    masked_loss,
+)
 from vatt_core.model.text import encode_prompts
-from vatt_core.timing import Timing
+from vatt_core.timing import Timing, exact_division
 from vatt_core.training.data import CUT_SHARE, cut_scenes, draw_cut
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.texts import chance, draw, instruction, prompt
 from vatt_core.world.scene import Scene
 
-NULL_CONDITION = 0.1
-"""Share of rows whose condition is dropped, so that decoding can be guided away from it (reference 5.1)."""
-
-CODEBOOK_WEIGHTS = (4.0, 3.0, 1.0, 1.0)
-"""How often each codebook is trained: the first decides what is heard and when, the first two how loud it is."""
-
-
-LOOK_ALIKE_WEIGHT = 2.0
-"""How much oftener a clip is drawn whose sound only the words decide."""
-
-
-EVENT_WEIGHT = 5.0
 EVENT_SECONDS = 0.12
-"""How much the code frames from an event on count in the loss, and for how long. They are a thirtieth of all, and decide how
-loud the event is heard: among the rest, most of it decay and hiss, a small model hardly learns that."""
+"""For how long the code frames from an event on count more in the loss, where they do."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What the audio transformer is asked; by default what VATT was (reference 5.1).
+
+    fill_order: as in decoding; "coarse_first" asks each row for one codebook, drawn by `codebook_weights` (None: equally).
+    ratio: how much is hidden. null_condition: share of rows whose condition is dropped, so that decoding can be guided away
+    from it. event_weight: how much the code frames from an event on count in the loss; they are a thirtieth of all and
+    decide how loud the event is heard, which a small model hardly learns among the decay and hiss of the rest.
+    look_alike_weight: how much oftener a clip is drawn whose sound only the words decide.
+    """
+
+    fill_order: FillOrder = "joint"
+    ratio: RatioDistribution = field(default_factory=TruncatedNormalRatio)
+    codebook_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.1
+    null_condition: float = 0.1
+    event_weight: float = 1.0
+    look_alike_weight: float = 1.0
+
+    def ask(self, codes: Tensor, *, mask_token: int, generator: torch.Generator) -> MaskedCodes:
+        """One question about each row of `codes` [B, K, T]."""
+        if self.fill_order == "joint":
+            return mask_joint(codes, mask_token=mask_token, ratio=self.ratio, generator=generator)
+        return mask_coarse_first(
+            codes, mask_token=mask_token, ratio=self.ratio, generator=generator, weights=self.codebook_weights
+        )
 
 
 class Clip(NamedTuple):
@@ -48,9 +73,9 @@ class Clip(NamedTuple):
     codes: Tensor
     weights: Tensor
 
-    def rolled(self, tokens: int, timing: Timing) -> Clip:
-        """Turned in time by a number of video tokens, circularly."""
-        frames, codes = tokens * timing.frames_per_video_token, tokens * timing.codes_per_video_token
+    def rolled(self, frames: int, timing: Timing) -> Clip:
+        """Turned in time by a number of frames, circularly. Raises ValueError where they last no whole number of codes."""
+        codes = exact_division(frames * timing.code_rate, timing.frame_rate)
         return Clip(
             torch.roll(self.features, frames, 0), torch.roll(self.codes, codes, 1), torch.roll(self.weights, codes, 0)
         )
@@ -65,13 +90,13 @@ class Clip(NamedTuple):
         )
 
 
-def event_weights(scenes: Sequence[Scene], timing: Timing) -> Tensor:
-    """How much each code frame counts in the loss, float32 [N, T]: 1, or EVENT_WEIGHT from an event on."""
+def event_weights(scenes: Sequence[Scene], timing: Timing, weight: float) -> Tensor:
+    """How much each code frame counts in the loss, float32 [N, T]: 1, or `weight` from an event on."""
     weights = torch.ones(len(scenes), timing.code_frames)
     for row, scene in enumerate(scenes):
         for time in scene.event_times:
             first = int(time * timing.code_rate)
-            weights[row, first : first + round(EVENT_SECONDS * timing.code_rate)] = EVENT_WEIGHT
+            weights[row, first : first + round(EVENT_SECONDS * timing.code_rate)] = weight
     return weights
 
 
@@ -93,19 +118,21 @@ class AudioStage(TrainingStage):
         *,
         captions: bool,
         batch: int = 8,
-        ratio: RatioDistribution | None = None,
+        questions: Questions | None = None,
     ) -> None:
         self.name = name
         self.codes, self.features, self.scenes, self.timing = codes, features, scenes, timing
         self.transformer, self.converter, self.tokenizer = transformer, converter, tokenizer
         self.options, self.captions, self.batch = options, captions, batch
-        self.ratio = ratio or OftenHigh(CosineRatio(), share=0.35, low=0.9)
-        self.events = event_weights(scenes, timing)
+        self.questions = questions or Questions()
+        # Clips are rolled by frames, as VATT's were, or by video tokens where a frame lasts no whole number of codes.
+        self.roll_step = 1 if timing.code_rate % timing.frame_rate == 0 else timing.frames_per_video_token
+        self.events = event_weights(scenes, timing, self.questions.event_weight)
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
         look_alike = torch.tensor(
             [any("material" in source.attributes for source in scene.sources) for scene in scenes]
         )
-        self.weights = torch.where(look_alike, LOOK_ALIKE_WEIGHT, 1.0)
+        self.weights = torch.where(look_alike, self.questions.look_alike_weight, 1.0)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"audio_transformer": self.transformer}
@@ -133,7 +160,7 @@ class AudioStage(TrainingStage):
             clip = clip.cut_to(self._clip(other), at, timing)
             scene = cut_scenes(scene, self.scenes[other], at / float(timing.video_token_rate))
         elif share > 0.5 and (dummy or scene.layout != "two_scenes"):
-            clip = clip.rolled(draw(generator, timing.video_tokens), timing)
+            clip = clip.rolled(self.roll_step * draw(generator, timing.frames // self.roll_step), timing)
         return clip, instruction(generator) if dummy else prompt(scene, generator)
 
     @torch.no_grad()
@@ -154,16 +181,10 @@ class AudioStage(TrainingStage):
         )
         codes = codes.long()
         states, pad_mask = self._condition(features, [text for _, text in rows])
-        asked = mask_coarse_first(
-            codes,
-            mask_token=self.timing.mask,
-            ratio=self.ratio,
-            generator=generator,
-            weights=CODEBOOK_WEIGHTS[: self.timing.codebooks],
-        )
-        dropped = (torch.rand(self.batch, generator=generator) < NULL_CONDITION).to(device)
+        asked = self.questions.ask(codes, mask_token=self.timing.mask, generator=generator)
+        dropped = (torch.rand(self.batch, generator=generator) < self.questions.null_condition).to(device)
         logits = self.transformer(asked.codes, states, pad_mask, drop_condition=dropped, codebooks=asked.codebooks)
-        loss = masked_loss(logits, asked.targets, label_smoothing=0.05, weights=weights)
+        loss = masked_loss(logits, asked.targets, label_smoothing=self.questions.label_smoothing, weights=weights)
         figures = {"loss": loss}
         with torch.no_grad():
             # The figure to watch: the first codebook with a condition, mostly hidden.

@@ -232,7 +232,8 @@ STRETCH_SHARE = 0.25
 
 
 class ConverterStage(_CaptionStage):
-    """A sub-stage of VATT's converter training on real features. features: float [N, F, D], computed once.
+    """A sub-stage of VATT's converter training on real features. features: float [N, F, D], computed once. stretches: shown in
+    STRETCH_SHARE of the rows, where there are any.
 
     `learn`: regular expression over parameter names; the projection alone (`video_proj`) in sub-stage 1, with LoRA
     (`video_proj|lora_`) in sub-stage 2 (reference 7.5).
@@ -243,7 +244,7 @@ class ConverterStage(_CaptionStage):
         name: str,
         features: Tensor,
         scenes: Sequence[Scene],
-        stretches: Stretches,
+        stretches: Stretches | None,
         timing: Timing,
         converter: Converter,
         tokenizer: PreTrainedTokenizerBase,
@@ -258,7 +259,8 @@ class ConverterStage(_CaptionStage):
         self.options, self.batch, self.learn = options, batch, learn
         self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
         self.targets = scene_targets(scenes, timing)
-        self.stretches, self.stretch_targets = stretches, stretch_targets(stretches.parts, timing)
+        self.stretches = stretches
+        self.stretch_targets = None if stretches is None else stretch_targets(stretches.parts, timing)
         self.singles = [row for row, scene in enumerate(scenes) if scene.layout == "single"]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -287,7 +289,8 @@ class ConverterStage(_CaptionStage):
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         device = self.converter.video_proj.weight.device
-        shown = int((torch.rand(self.batch, generator=generator) < STRETCH_SHARE).sum())
+        share = 0.0 if self.stretches is None else STRETCH_SHARE
+        shown = int((torch.rand(self.batch, generator=generator) < share).sum())
         parts = [
             pick(count, generator)
             for pick, count in ((self._stretches, shown), (self._clips, self.batch - shown))
@@ -312,6 +315,7 @@ class ConverterStage(_CaptionStage):
 
     def _stretches(self, count: int, generator: torch.Generator) -> tuple[list[Scene], Tensor, SceneTargets]:
         """Some stretches, each from a token of its own on and over and over."""
+        assert self.stretches is not None and self.stretch_targets is not None
         chosen = torch.randint(len(self.stretches.parts), (count,), generator=generator)
         length = self.stretch_targets.kinds.shape[1]
         order = torch.arange(self.timing.video_tokens) + torch.randint(length, (count, 1), generator=generator)

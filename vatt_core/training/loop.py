@@ -12,14 +12,19 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vatt_core.errors import BadModel
 from vatt_core.model.products import product_cost
+from vatt_core.training.schedule import cosine_factor, official_factor
 
 Report = Callable[["StageProgress"], None]
+Schedule = Literal["cosine", "linear"]
+
+_FACTORS = {"cosine": cosine_factor, "linear": official_factor}
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,18 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """How a stage is optimised (AdamW). ema_decay: keep a moving average of the weights, which is what is used later.
+    """How a stage is optimised (AdamW). schedule: of the learning rate, "linear" as VATT was trained. clip_norm: of the
+    gradient, None as in VATT. ema_decay: keep a moving average of the weights, which is what is used later.
     mixed_precision: matrix products in bfloat16 on devices where that is faster (:func:`bfloat16_pays`); not for stages
     with convolutions, whose bfloat16 gradients are wrong on some CPUs."""
 
     steps: int
     learning_rate: float
+    schedule: Schedule = "cosine"
     warm_up_steps: int = 50
-    final_fraction: float = 0.02
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.98)
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
     ema_decay: float | None = None
     mixed_precision: bool = False
     seed: int = 0
@@ -68,15 +74,6 @@ class TrainingStage(abc.ABC):
     def trainable(self) -> Iterable[nn.Parameter]:
         """The parameters that the optimiser changes; by default all that require a gradient."""
         return [p for module in self.modules().values() for p in module.parameters() if p.requires_grad]
-
-
-def learning_rate_factor(step: int, options: StageOptions) -> float:
-    """Linear warm-up, then a half cosine down to `final_fraction`."""
-    if step < options.warm_up_steps:
-        return (step + 1) / options.warm_up_steps
-    progress = (step - options.warm_up_steps) / max(1, options.steps - options.warm_up_steps)
-    cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, progress))).item())
-    return options.final_fraction + (1 - options.final_fraction) * cosine
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -127,13 +124,15 @@ def run_stage(
     sums: dict[str, float] = {}
     counted = 0
     for step in range(start, options.steps):
+        factor = _FACTORS[options.schedule](step, warm_up_steps=options.warm_up_steps, total_steps=options.steps)
         for group in optimiser.param_groups:
-            group["lr"] = options.learning_rate * learning_rate_factor(step, options)
+            group["lr"] = options.learning_rate * factor
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
             figures = stage.losses(step, step_generator(options.seed, step))
         optimiser.zero_grad(set_to_none=True)
         figures["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
+        if options.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
         optimiser.step()
         if options.ema_decay:
             decay = min(options.ema_decay, (step + 1) / (step + 10))

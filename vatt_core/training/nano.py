@@ -29,9 +29,10 @@ from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.codec import Codec
 from vatt_core.model.converter import Converter
 from vatt_core.model.folder import build_part, load_part, save_part
+from vatt_core.model.masking import CosineRatio, OftenHigh
 from vatt_core.model.text import load_tokenizer, train_tokenizer
 from vatt_core.model.vision import VisionTower
-from vatt_core.training.audio import AudioStage
+from vatt_core.training.audio import AudioStage, Questions
 from vatt_core.training.codec import CodesStage, DecoderStage, EncoderStage, write_codebooks
 from vatt_core.training.data import Rows, Stretch, WorldClips, frames_of, stretch, stretch_frames
 from vatt_core.training.language import ConverterStage, LanguageStage, StateHeads, Stretches
@@ -57,6 +58,16 @@ STAGES = TOWER + SOUND_AND_LANGUAGE + JOINED
 LAYOUTS: tuple[Layout | None, ...] = ("two_kinds", None, None)
 """Of the clips, taken in turn; None as the seed has it. Cuts come from single clips for nothing, two things at once do not."""
 STRETCH_TOKENS = 6
+
+QUESTIONS = Questions(
+    fill_order="coarse_first",
+    ratio=OftenHigh(CosineRatio(), share=0.35, low=0.9),
+    codebook_weights=(4.0, 3.0, 1.0, 1.0),
+    label_smoothing=0.05,
+    event_weight=5.0,
+    look_alike_weight=2.0,
+)
+"""What nano's audio transformer is asked: the first codebook decides what is heard and when, the first two how loud it is."""
 
 
 @dataclass(frozen=True)
@@ -323,6 +334,7 @@ class NanoTraining:
             self.tokenizer,
             self._options(name, 1e-3, ema_decay=0.998, mixed_precision=True),
             captions=captions,
+            questions=QUESTIONS,
         )
         self._run_stage(stage)
         save_part(self.model_folder, "audio_transformer", transformer)
