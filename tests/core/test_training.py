@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vatt_core.errors import BadModel, BadRequest
+from tests.core.small_files import small_files
+from vatt_core.errors import BadModel, BadRequest, DiskFull
 from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.configuration import AudioTransformerConfig, ConverterConfig, Family, ModelConfig, VisionConfig
 from vatt_core.model.converter import Converter
@@ -25,7 +26,7 @@ from vatt_core.training.audio import AudioStage
 from vatt_core.training.data import Rows, WorldClips, event_targets, frames_of, stretch, stretch_frames
 from vatt_core.training.language import ConverterStage, StateHeads
 from vatt_core.training.loop import StageOptions, StageProgress, TrainingStage, run_stage
-from vatt_core.training.nano import STAGES, NanoTraining, Recipe
+from vatt_core.training.nano import JOINED, SOUND_AND_LANGUAGE, STAGES, NanoTraining, Recipe, train_nano
 from vatt_core.training.quantizer import ResidualQuantizer
 from vatt_core.training.schedule import cosine_factor
 from vatt_core.training.spectra import MelSpectrum, MultiScaleMel, mel_filters
@@ -338,6 +339,11 @@ def test_sounds_of_clips_are_made_in_other_processes(tmp_path: Path) -> None:
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
+SMALL = Recipe(
+    stretches=6, clips=3, texts=6, codes=5, decoder=15, encoder=5, vision=15, language=40, converter_projection=15,
+    # The audio transformer's first steps mostly learn how often each code occurs, which few rows may not show.
+    converter_lora=5, converter_whole=5, audio_instructions=6, audio_captions=40,
+)  # fmt: skip
 LEARNT = [stage for stage in STAGES if stage not in ("stretches", "sounds", "features", "ship")]
 
 
@@ -362,16 +368,7 @@ class Watched(NanoTraining):
 
 
 def test_every_stage_of_nano_learns_and_the_model_is_complete(tmp_path: Path) -> None:
-    # The audio transformer's first steps mostly learn how often each code occurs, which few rows may not show.
-    steps = dict.fromkeys(LEARNT, 5) | {
-        "decoder": 15,
-        "vision": 15,
-        "language": 40,
-        "converter_projection": 15,
-        "audio_instructions": 6,
-        "audio_captions": 40,
-    }
-    training = Watched(tmp_path, Recipe(stretches=6, clips=3, texts=6, **steps))
+    training = Watched(tmp_path, SMALL)
     training.losses = {}
     for stage in STAGES:
         training.run(stage)
@@ -379,8 +376,66 @@ def test_every_stage_of_nano_learns_and_the_model_is_complete(tmp_path: Path) ->
     fell = {stage: after < before for stage, (before, after) in training.losses.items()}
     assert all(fell.values()), training.losses
     assert len(model_files(tmp_path / "nano")) > 5
+    for stage in ("nonsense", "__init__"):
+        with pytest.raises(BadRequest):
+            training.run(stage)
+
+
+ONE_STEP = dataclasses.replace(SMALL, **dict.fromkeys(LEARNT, 1), stretches=2, clips=2, texts=2)
+
+
+def test_one_call_trains_tower_and_sound_side_by_side_and_goes_on_after_a_stop(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def stop(progress: StageProgress) -> None:
+        seen.append(progress.stage)
+        if progress.stage == "converter_projection":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_nano(tmp_path, device="cpu", recipe=ONE_STEP, report=stop)
+    assert seen == ["vision", "converter_projection"]
+    seen.clear()
+    model = train_nano(tmp_path, device="cpu", recipe=ONE_STEP, report=lambda progress: seen.append(progress.stage))
+    assert len(model_files(model)) > 5
+    assert seen == [stage for stage in JOINED if stage in LEARNT]
+    done = [line.split()[0] for line in capfd.readouterr().out.splitlines() if " 1/1 " in line]
+    assert done == [stage for stage in SOUND_AND_LANGUAGE if stage in LEARNT]
+
+
+def test_an_error_beside_the_tower_ends_the_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data" / "training" / "sounds.npy").mkdir(parents=True)
+    with pytest.raises(BadModel):
+        train_nano(tmp_path, device="cpu", recipe=ONE_STEP, report=print)
+    said = capfd.readouterr().err
+    assert "sounds.npy" in said and "Traceback" not in said
+
+
+def test_a_full_disk_is_told_before_or_as_it_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DiskFull):
+        train_nano(tmp_path / "much", device="cpu", recipe=dataclasses.replace(ONE_STEP, stretches=10**10))
+    assert not (tmp_path / "much").exists()
+    rows = Rows(tmp_path / "rows.npy", (1000, 100), np.int64)
+    with pytest.raises(DiskFull), small_files(100_000):
+        rows.fill(range(1000), lambda item: np.full(100, item), workers=0)
+    run_stage(LineStage(), tmp_path / "stages")
+    longer = LineStage()
+    longer.options = dataclasses.replace(longer.options, steps=13)
+    kept = (tmp_path / "stages" / "line.pt").read_bytes()
+    with pytest.raises(DiskFull), small_files(1000):
+        run_stage(longer, tmp_path / "stages")
+    assert (tmp_path / "stages" / "line.pt").read_bytes() == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"stages"}
+    assert [path.name for path in (tmp_path / "stages").iterdir()] == ["line.pt"]
+
+
+@pytest.mark.parametrize("device", ["cdua", "cuda:99"])
+def test_a_device_that_is_not_there_is_told_before_anything_is_drawn(tmp_path: Path, device: str) -> None:
     with pytest.raises(BadRequest):
-        training.run("nonsense")
+        train_nano(tmp_path / "run", device=device)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])

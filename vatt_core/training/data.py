@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +19,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from vatt_core.errors import BadModel
+from vatt_core.media.atomic import write_bytes, writing_error
 from vatt_core.timing import Timing
 from vatt_core.world import scene as world
 from vatt_core.world.sound import synthesise
@@ -45,6 +48,24 @@ class Rows:
         """Rows that are there."""
         return int(json.loads(self.marker.read_text())["done"]) if self.marker.exists() else 0
 
+    def missing_bytes(self) -> int:
+        """Bytes on the disk that it does not take up yet."""
+        return 0 if self.path.exists() else math.prod(self.shape) * self.dtype.itemsize
+
+    def _create(self) -> NDArray[Any]:
+        """The array, empty, its whole length taken from the disk: a mapped file that finds no room later kills its process.
+        Raises DiskFull, ForbiddenPath, BadRequest."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            array = np.lib.format.open_memmap(self.path, mode="w+", dtype=self.dtype, shape=self.shape)
+            if hasattr(os, "posix_fallocate"):
+                with self.path.open("rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+            return array
+        except OSError as error:
+            self.path.unlink(missing_ok=True)
+            raise writing_error(self.path, error) from error
+
     def _open(self, mode: Any) -> NDArray[Any]:
         array = np.lib.format.open_memmap(self.path, mode=mode)
         if array.shape != self.shape:
@@ -68,8 +89,7 @@ class Rows:
         if self.path.exists():
             array = self._open("r+")
         elif not done:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            array = np.lib.format.open_memmap(self.path, mode="w+", dtype=self.dtype, shape=self.shape)
+            array = self._create()
         else:
             raise BadModel(f"{self.path} is missing, though {self.marker.name} tells of it; remove that too")
         saved = time.monotonic()
@@ -79,9 +99,7 @@ class Rows:
                 done += 1
             if done == total or time.monotonic() - saved > SAVE_SECONDS:
                 array.flush()  # type: ignore[attr-defined]
-                temporary = self.marker.with_suffix(".part")
-                temporary.write_text(json.dumps({"done": done}))
-                os.replace(temporary, self.marker)
+                write_bytes(self.marker, json.dumps({"done": done}).encode())
                 saved = time.monotonic()
             if progress is not None:
                 progress(done, total)
@@ -95,7 +113,9 @@ def _made(
         yield from (map(make, items[start : start + 16]) for start in range(0, len(items), 16))
         return
     chunk = 16 * workers
-    with ProcessPoolExecutor(workers) as pool:
+    # Ctrl-C reaches these processes too; the one that started them ends them.
+    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
 
         def begin(start: int) -> Iterator[NDArray[Any]]:
             return pool.map(make, items[start : start + chunk], chunksize=4)
@@ -104,6 +124,8 @@ def _made(
         for start in range(chunk, len(items) + chunk, chunk):
             values, coming = coming, begin(start)
             yield values
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class WorldClips:
@@ -135,8 +157,12 @@ class WorldClips:
     def sounds(self) -> NDArray[np.int16]:
         return self._sounds.read()
 
-    def write_sounds(self, *, progress: Progress | None = None) -> None:
-        self._sounds.fill(self.scenes, partial(_sound, self.timing), progress=progress)
+    def write_sounds(self, *, workers: int = 1, progress: Progress | None = None) -> None:
+        self._sounds.fill(self.scenes, partial(_sound, self.timing), workers=workers, progress=progress)
+
+    def missing_bytes(self) -> int:
+        """Bytes on the disk that the sounds do not take up yet."""
+        return self._sounds.missing_bytes()
 
 
 def _sound(timing: Timing, scene: world.Scene) -> NDArray[np.int16]:

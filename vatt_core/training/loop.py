@@ -7,7 +7,7 @@ because everything that is drawn in step n follows from (stage seed, n) alone.
 from __future__ import annotations
 
 import abc
-import os
+import io
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vatt_core.errors import BadModel
+from vatt_core.media.atomic import write_bytes
 from vatt_core.model.products import product_cost
 from vatt_core.training.schedule import cosine_factor, official_factor
 
@@ -170,8 +171,8 @@ def _save(
     optimiser: torch.optim.Optimizer | None,
     average: list[Tensor],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
+    # Through memory: torch's own writer ends in an error without a type when the disk is full.
+    buffer = io.BytesIO()
     torch.save(
         {
             "step": step,
@@ -179,9 +180,10 @@ def _save(
             "optimiser": optimiser.state_dict() if optimiser is not None else None,
             "average": average,
         },
-        partial,
+        buffer,
     )
-    os.replace(partial, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getbuffer())
 
 
 def _resume(

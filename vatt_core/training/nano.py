@@ -1,7 +1,5 @@
 """nano's recipe: every stage of its training in order.
 
-    python -m vatt_core.training.nano FOLDER [--stages a,b,c]
-
 The stages fall into three branches. The tower needs nothing of sound and language nor they of it, so on a machine with
 several cores they run side by side; what joins them follows on all.
 """
@@ -9,13 +7,14 @@ several cores they run side by side; what joins them follows on all.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -24,12 +23,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vatt_core.errors import BadModel, BadRequest
+from vatt_core.errors import BadModel, BadRequest, VattError
+from vatt_core.media.atomic import replacing, writing_error
 from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.codec import Codec
 from vatt_core.model.converter import Converter
 from vatt_core.model.folder import build_part, load_part, save_part
 from vatt_core.model.masking import CosineRatio, OftenHigh
+from vatt_core.model.plan import chosen_device
 from vatt_core.model.text import load_tokenizer, train_tokenizer
 from vatt_core.model.vision import VisionTower
 from vatt_core.training.audio import AudioStage, Questions
@@ -40,6 +41,7 @@ from vatt_core.training.loop import Report, StageOptions, StageProgress, run_sta
 from vatt_core.training.nano_config import LATENT, VOCABULARY, nano_config
 from vatt_core.training.texts import tokenizer_corpus
 from vatt_core.training.vision import VisionStage
+from vatt_core.weights.space import need_space
 from vatt_core.world.scene import Layout, Scene, describe, split_seed
 
 TOWER = ("stretches", "vision")
@@ -97,6 +99,7 @@ class NanoTraining:
     recipe: Recipe = field(default_factory=Recipe)
     device: str = "cpu"
     report: Report | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         self.config = nano_config()
@@ -182,10 +185,20 @@ class NanoTraining:
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
+    def check(self, stage: str) -> None:
+        """Raise BadRequest for what is no stage."""
+        if stage not in STAGES:
+            raise BadRequest(f"There is no stage {stage!r}; choose among {', '.join(STAGES)}.", stage=stage)
+
+    def missing_bytes(self) -> int:
+        """Bytes on the disk that what is drawn and seen does not take up yet."""
+        return sum(
+            rows.missing_bytes() for rows in (self.clips, self._stretches, self._stretch_features, self._features)
+        )
+
     def run(self, stage: str) -> None:
         """Run one stage (a name of STAGES). A stage that is done returns quickly."""
-        if stage not in STAGES:
-            raise BadRequest(f"there is no stage {stage!r}; choose among {', '.join(STAGES)}", stage=stage)
+        self.check(stage)
         with torch.random.fork_rng():
             torch.manual_seed(STAGES.index(stage))
             getattr(self, f"run_{stage}")()
@@ -223,11 +236,11 @@ class NanoTraining:
         return progress
 
     def run_sounds(self) -> None:
-        self.clips.write_sounds(progress=self._count("sounds"))
+        self.clips.write_sounds(workers=self.workers, progress=self._count("sounds"))
 
     def run_stretches(self) -> None:
         make = partial(stretch_frames, self.timing, self.config.vision.image_size)
-        self._stretches.fill(self.stretches, make, progress=self._count("stretches"))
+        self._stretches.fill(self.stretches, make, workers=self.workers, progress=self._count("stretches"))
 
     def _codes_stage(self) -> CodesStage:
         options = self._options("codes", 1e-3, ema_decay=0.99)
@@ -367,46 +380,71 @@ def one_thread() -> Iterator[None]:
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
-    os.replace(partial, path)
 
 
 def train_nano(
     folder: Path,
     *,
-    stages: tuple[str, ...] | None = None,
+    stages: Sequence[str] | None = None,
     device: str = "auto",
     recipe: Recipe | None = None,
     report: Report | None = None,
+    workers: int | None = None,
 ) -> Path:
     """Train nano into `folder`, going on where an earlier run stopped. Returns the folder of the finished model.
 
     Without `stages`, everything runs; on a CPU with several cores sound and language run in a process of their own, beside
-    the tower in this one.
+    the tower in this one. workers: processes that draw clips, by default one for each core that has nothing else to do.
+    Raises BadRequest for a stage or device that there is not, DiskFull before anything is drawn or when the disk fills.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    training = NanoTraining(folder, recipe or Recipe(), device, report)
-    if stages is None and device == "cpu" and (os.cpu_count() or 1) > 1 and recipe is None:
-        side = subprocess.Popen([sys.executable, "-m", __name__, str(folder), "--stages", ",".join(SOUND_AND_LANGUAGE)])
+    cores = os.cpu_count() or 1
+    place = chosen_device(device).type
+    apart = stages is None and place == "cpu" and cores > 1
+    training = NanoTraining(folder, recipe or Recipe(), place, report, workers=workers or (1 if apart else cores))
+    for stage in stages or ():
+        training.check(stage)
+    need_space(folder, training.missing_bytes(), "The training", cure="name a --folder on another disk")
+    try:
+        if apart:
+            _tower_beside_sound_and_language(training)
+        for stage in stages or (JOINED if apart else STAGES):
+            training.run(stage)
+    except OSError as error:
+        raise writing_error(error.filename or folder, error) from error
+    return folder / "nano"
+
+
+def _tower_beside_sound_and_language(training: NanoTraining) -> None:
+    """Run TOWER here and SOUND_AND_LANGUAGE in another process, each on one core."""
+    command = [sys.executable, "-m", __name__, str(training.folder), "--stages", ",".join(SOUND_AND_LANGUAGE)]
+    command += ["--device", training.device, "--recipe", json.dumps(asdict(training.recipe))]
+    with subprocess.Popen(command) as side:
+
+        def go_on() -> None:
+            if side.poll():
+                raise BadModel(
+                    "The training of codec and language ended with an error, shown above; run the command again to go on."
+                )
+
+        report = training.report
+
+        def report_both(progress: StageProgress) -> None:
+            go_on()
+            if report is not None:
+                report(progress)
+
+        training.report = report_both
         try:
             with one_thread():
                 for stage in TOWER:
                     training.run(stage)
-            if side.wait() != 0:
-                raise BadModel(
-                    "the training of codec and language ended with an error, shown above; run the command again to go on"
-                )
+            side.wait()
+            go_on()
         finally:
-            if side.poll() is None:
-                side.terminate()
-                side.wait()
-        stages = JOINED
-    for stage in stages or STAGES:
-        training.run(stage)
-    return folder / "nano"
+            training.report = report
+            side.terminate()
 
 
 def print_progress(progress: StageProgress) -> None:
@@ -416,16 +454,31 @@ def print_progress(progress: StageProgress) -> None:
     print(f"{progress.stage} {progress.step}/{progress.steps}  {figures}  {minutes}:{seconds:02d} left", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train nano, or some stages of it.")
+def main() -> int:
+    """What `train_nano` runs beside itself: some stages, on one core."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--stages", default=None, help=f"comma-separated, of {', '.join(STAGES)}")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--stages", required=True, help=f"comma-separated, of {', '.join(STAGES)}")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--recipe", default="{}", help="JSON, where it is not the usual one")
     arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    stages = tuple(arguments.stages.split(",")) if arguments.stages else None
-    train_nano(arguments.folder, stages=stages, device=arguments.device, report=print_progress)
+    torch.set_num_threads(1)
+    try:
+        train_nano(
+            arguments.folder,
+            stages=arguments.stages.split(","),
+            device=arguments.device,
+            recipe=Recipe(**json.loads(arguments.recipe)),
+            report=print_progress,
+            workers=1,
+        )
+    except VattError as error:
+        print(error.message, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
