@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,15 @@ from vatt_core.evaluation.metrics import (
     rank_correlation,
 )
 from vatt_core.evaluation.onsets import detect_onsets
-from vatt_core.evaluation.report import MEASURES, Row, WorldReport, markdown_table, terminal_table, write_report
+from vatt_core.evaluation.report import (
+    MEASURES,
+    Row,
+    WorldReport,
+    check_target,
+    markdown_table,
+    terminal_table,
+    write_report,
+)
 from vatt_core.timing import Timing
 from vatt_core.world.kinds import KINDS
 from vatt_core.world.scene import Scene, describe
@@ -222,3 +231,13 @@ def test_a_document_keeps_what_stands_around_the_tables(tmp_path: Path) -> None:
     path.write_text(f"before\n{written}after\n", encoding="utf-8")
     write_report(report(), path)
     assert path.read_text(encoding="utf-8") == f"before\n{written}after\n"
+
+
+def test_a_document_that_could_not_take_the_tables_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    letter = tmp_path / "letter.md"
+    letter.write_text("dear", encoding="utf-8")
+    for path in (letter, tmp_path, tmp_path / "none" / "nano.md", letter / "nano.md"):
+        for write in (check_target, partial(write_report, report())):
+            with pytest.raises(BadRequest):
+                write(path)
+    assert letter.read_text(encoding="utf-8") == "dear" and list(tmp_path.iterdir()) == [letter]

@@ -158,13 +158,6 @@ def test_a_loaded_model_works(original: Path) -> None:
     assert states.shape == (1, TIMING.video_tokens + ids.shape[1], model.config.audio.condition_dim)
 
 
-def test_the_language_model_may_be_narrower(original: Path) -> None:
-    model = load_model(original, dtype=torch.bfloat16)
-    assert next(model.converter.parameters()).dtype == torch.bfloat16
-    for part in (model.vision, model.audio_transformer, model.codec):
-        assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
-
-
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer", *(f"{name}.safetensors" for name in PART_NAMES)])
 def test_a_missing_part_is_named(folder: Path, missing: str) -> None:
     path = folder / missing

@@ -8,12 +8,12 @@ import torch
 
 from vatt_core.errors import BadModel, BadRequest
 from vatt_core.evaluation.clips import evaluation_scenes
-from vatt_core.evaluation.judge import KIND_NAMES, LOOK_ALIKES, Judge, load_judge, read_judge, save_judge
+from vatt_core.evaluation.judge import KIND_NAMES, Judge, load_judge, read_judge, save_judge
 from vatt_core.evaluation.judge_training import JudgeStage, disturb, stretch_targets
 from vatt_core.evaluation.sound import both_materials_heard, kinds_heard, listen, materials_heard
 from vatt_core.training.data import to_int16
 from vatt_core.training.loop import StageOptions, run_stage
-from vatt_core.world.kinds import KINDS
+from vatt_core.world.kinds import KINDS, LOOK_ALIKES
 from vatt_core.world.scene import Scene, describe, split_seed
 from vatt_core.world.sound import synthesise
 

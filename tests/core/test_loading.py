@@ -11,7 +11,7 @@ import torch
 from vatt_core.errors import BadRequest, OutOfMemory
 from vatt_core.model import folder as folders
 from vatt_core.model.folder import count_parameters, load_model
-from vatt_core.model.plan import LoadOptions, MemoryPlan, check_fits, plan_memory
+from vatt_core.model.plan import LoadOptions, MemoryPlan, check_fits, chosen_device, device_named, plan_memory
 from vatt_core.model.residence import Residence
 from vatt_core.weights import find_model
 
@@ -93,6 +93,18 @@ def test_a_model_that_does_not_fit_is_not_read(monkeypatch: pytest.MonkeyPatch) 
     assert caught.value.details["available"] == 1000
 
 
+@pytest.mark.parametrize("name", ["cdua", "meta", "cuda:99", ""])
+def test_a_device_that_is_none_or_not_there(name: str) -> None:
+    with pytest.raises(BadRequest, match="choose auto"):
+        load_model(find_model("nano"), device=name)
+
+
+def test_a_device_is_chosen_by_name() -> None:
+    assert chosen_device("cpu") == CPU
+    assert chosen_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert device_named("cuda:99") == torch.device("cuda:99")  # it can be planned for
+
+
 def test_sizes_are_read_from_the_head_of_a_file() -> None:
     model = load_model(find_model("nano"))
     for name in ("converter", "audio_transformer"):
@@ -133,7 +145,8 @@ def test_half_the_numbers_take_half_the_memory() -> None:
     model = load_model(find_model("nano"), options=LoadOptions(precision="bfloat16"))
     assert {value.dtype for value in model.converter.parameters()} == {torch.bfloat16}
     assert {value.dtype for value in model.audio_transformer.parameters()} == {torch.bfloat16}
-    assert {value.dtype for value in model.codec.parameters()} == {torch.float32}
+    for exact in (model.vision, model.codec):  # convolutions of the CPU
+        assert {value.dtype for value in exact.parameters()} == {torch.float32}
     states = torch.randn(1, 40, model.config.audio.condition_dim)
     codes = torch.full((1, model.config.timing.codebooks, 50), model.config.timing.mask)
     narrow = model.audio_transformer(codes, states, torch.ones(1, 40)).float()

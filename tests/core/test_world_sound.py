@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from vatt_core.errors import BadRequest
-from vatt_core.world.kinds import KINDS
+from vatt_core.world.kinds import KINDS, LOOK_ALIKES
 from vatt_core.world.scene import Event, Scene, Source, describe
 from vatt_core.world.sound import event_gain, synthesise
 
 STRUCK = [name for name, kind in KINDS.items() if kind.rhythm != "continuous"]
 CONTINUOUS = [name for name, kind in KINDS.items() if kind.rhythm == "continuous"]
-LOOK_ALIKES = [name for name, kind in KINDS.items() if kind.look_alike]
 
 
 def with_source(scene: Scene, **changes: object) -> Scene:

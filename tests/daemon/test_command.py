@@ -9,12 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 from vatt_client import connection
 from vatt_daemon.cli import main
+
+from vatt_core.media.probe import probe
 
 
 def plain(ran: subprocess.CompletedProcess[str], code: int) -> str:
@@ -198,9 +201,40 @@ def test_models_are_listed_without_torch_and_doctor_reports_as_json(home: Any) -
     assert checks["torch works"] == "problem" and checks["pyzmq"] == "ok"
 
 
+def test_doctor_sees_a_torchvision_that_does_not_fit(home: Any) -> None:
+    (home.root / "other" / "torchvision").mkdir(parents=True)
+    (home.root / "other" / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    report = home.vatt(
+        "doctor", "--json", PYTHONPATH=os.pathsep.join([str(home.root / "other"), home.environment["PYTHONPATH"]])
+    )
+    checks = {check["name"]: check for check in json.loads(report.stdout)["checks"]}
+    assert report.returncode == 1 and checks["torch works"]["state"] == "ok"
+    assert checks["model libraries"]["state"] == "problem" and "nms" in checks["model libraries"]["seen"]
+    assert {check["name"]: check["state"] for check in json.loads(home.vatt("doctor", "--json").stdout)["checks"]}[
+        "model libraries"
+    ] == "ok"
+
+
+def test_training_and_measuring_refuse_wrong_words_at_once(home: Any) -> None:
+    (home.root / "letter.md").write_text("dear")
+    for arguments in (
+        ("train", "nano", "--device", "cdua"),
+        ("train", "nano", "--stages", "vision,nonsense"),
+        ("eval", "world", "--output", "letter.md"),
+        ("eval", "world", "--device", "cdua"),
+        ("eval", "world", "--parts", "nonsense"),
+    ):
+        plain(home.vatt(*arguments), 2)
+    assert not (home.root / "runs").exists() and (home.root / "letter.md").read_text() == "dear"
+
+
 def test_a_clip_of_the_world_is_written(home: Any) -> None:
-    ran = home.vatt("world", "write", "--seed", "2000003", "--seconds", "1", "--size", "64", "--output", "world.mp4")
+    ran = home.vatt("world", "write", "--kind", "bell", "--seed", "2000003", "--seconds", "1", "--fps", "30000/1001",
+                    "--size", "64", "--with-sound", "--output", "world.mp4")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert (home.root / "world.mp4").stat().st_size > 0
-    assert json.loads((home.root / "world.json").read_text())["frames"] == 24
+    told, found = json.loads((home.root / "world.json").read_text()), probe(home.root / "world.mp4")
+    assert told["frames"] == 30 and "bell" in told["caption"]
+    assert found.frame_rate == Fraction(30000, 1001) and found.has_audio
     assert plain(home.vatt("world", "write", "--output", "world.txt"), 2)

@@ -22,9 +22,6 @@ from vatt_core.world.scene import Layout, Scene, Split, describe, split_seed
 from vatt_core.world.sound import synthesise
 from vatt_core.world.write import compressed_frames
 
-GROUPS = ("single", "double")
-"""Clips with one thing in one scene, and clips with two kinds or two scenes."""
-
 DOUBLE_FROM = 500_000
 """First clip of a split of those that are searched for the double group."""
 

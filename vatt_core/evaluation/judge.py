@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from vatt_core.errors import BadModel, BadRequest
 from vatt_core.training.spectra import MelSpectrum
-from vatt_core.world.kinds import KINDS, MATERIALS
+from vatt_core.world.kinds import KINDS, LOOK_ALIKES, MATERIALS
 
 KIND_NAMES = tuple(KINDS)
-LOOK_ALIKES = tuple(name for name, kind in KINDS.items() if kind.look_alike)
 WEIGHTS_FILE = "judge.safetensors"
 SHORTEST_SECONDS = 0.5
 

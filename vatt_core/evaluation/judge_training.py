@@ -21,12 +21,12 @@ from torch.nn import functional
 
 from vatt_core.errors import BadRequest
 from vatt_core.evaluation.clips import evaluation_scenes
-from vatt_core.evaluation.judge import KIND_NAMES, LOOK_ALIKES, WEIGHTS_FILE, Judge, read_judge, save_judge
+from vatt_core.evaluation.judge import KIND_NAMES, WEIGHTS_FILE, Judge, read_judge, save_judge
 from vatt_core.evaluation.sound import kinds_heard, listen, materials_heard
 from vatt_core.timing import Timing
 from vatt_core.training.data import WorldClips
 from vatt_core.training.loop import StageOptions, StageProgress, TrainingStage, run_stage
-from vatt_core.world.kinds import MATERIALS
+from vatt_core.world.kinds import LOOK_ALIKES, MATERIALS
 from vatt_core.world.scene import Scene, Shot
 from vatt_core.world.sound import synthesise
 

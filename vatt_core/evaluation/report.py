@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vatt_core.media.atomic import write_bytes
+from vatt_core.errors import BadRequest
+from vatt_core.media.atomic import write_bytes, writing_error
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -207,28 +209,45 @@ def markdown_table(report: WorldReport) -> str:
         detailed = [row for row in rows if group == "single" and row.parts]
         lines += [f"- {row.measure.label}: {_parts(row)}" for row in detailed]
         lines += [""] if detailed else []
-    lines += ["✓✓ reaches the stretch, ✓ the must, ✗ misses it.", "", judge_line(report), ""]
+    lines += ["✓✓ reaches the stretch, ✓ the must, ✗ misses it.", "", DEFINITIONS, "", judge_line(report), ""]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())
     lines += [f"Model `{report.model_hash[:12]}`; took {seconds}.", ""]
     return "\n".join(lines)
 
 
+DEFINITIONS = (
+    "Kind heard: the share of the things shown that are among the judge's n likeliest kinds, where n things are shown at once. "
+    "Force: the mean of the rank correlations of single things with four events or more; its *clips* are these things. "
+    "Material heard: of things that look alike in wood and metal. Steering: the clip counts when every such thing of it "
+    "follows both words. Same kind: the caption or soundtrack of another clip of the same kinds; random: of any other."
+)
+
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
-def write_report(report: WorldReport, path: Path) -> None:
-    """Write the tables to a Markdown file.
+def check_target(path: Path) -> str:
+    """What stands in the Markdown file that tables are to be written to; of a new one, a title.
 
-    A file with the lines of BEGIN and END keeps what stands around them; any other is replaced by a title and the
-    tables. Raises ForbiddenPath, DiskFull.
+    Raises BadRequest for a file without the lines of BEGIN and END, ForbiddenPath and DiskFull where none can be written.
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = f"# What the model reaches\n\n{BEGIN}\n{END}\n"
     except (OSError, UnicodeDecodeError):
         text = ""
     if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
-        text = f"# {report.model}: what it reaches\n\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN, 1)
+        raise BadRequest(f"{path} is no text with the lines {BEGIN} and {END}. Add them, or name a new file.")
+    try:
+        tempfile.TemporaryFile(dir=path.absolute().parent).close()
+    except OSError as error:
+        raise writing_error(path, error) from error
+    return text
+
+
+def write_report(report: WorldReport, path: Path) -> None:
+    """Write the tables to a Markdown file between its lines BEGIN and END; a new one gets them. Raises as `check_target`."""
+    before, rest = check_target(path).split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     write_bytes(path, f"{before}{BEGIN}\n{markdown_table(report)}{END}{after}".encode())
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vatt_core.evaluation.clips import partners, strangers
-from vatt_core.evaluation.judge import LOOK_ALIKES, Heard, Judge
+from vatt_core.evaluation.judge import Heard, Judge
 from vatt_core.evaluation.metrics import Score, Wave, force_score, onset_score
 from vatt_core.evaluation.onsets import detect_onsets
-from vatt_core.world.kinds import MATERIALS
+from vatt_core.world.kinds import LOOK_ALIKES, MATERIALS
 from vatt_core.world.scene import Scene
 
 

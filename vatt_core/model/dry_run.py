@@ -25,7 +25,7 @@ from vatt_core.model.configuration import (
 )
 from vatt_core.model.converter import Converter
 from vatt_core.model.folder import build_part
-from vatt_core.model.plan import LoadOptions, MemoryPlan, available_memory, plan_memory
+from vatt_core.model.plan import LoadOptions, MemoryPlan, available_memory, device_named, plan_memory
 from vatt_core.model.products import is_slow, wide_bytes
 from vatt_core.model.quantised import quantisable
 from vatt_core.model.stages import Stage, build_empty, run_stage, unpacked, working_of
@@ -208,17 +208,12 @@ def rehearse(
     available: bytes that are free there (None: as found; a device that is not in this machine can be planned for so).
     run: the stages really compute on the device, with random numbers; else only their shapes are followed.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     config = (
         official_config(name, family)
         if folder is None and family
         else ModelConfig.load((folder or Path()) / CONFIG_FILE)
     )
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise BadRequest(f"There is no device {device!r}; choose auto, cpu or cuda.", field="device") from error
+    where = device_named(device)
     if where.type == "cuda" and not torch.cuda.is_available() and (run or available is None):
         raise BadRequest(
             "There is no CUDA device here: say how much memory it would have free (--free), without --run."

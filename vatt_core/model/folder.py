@@ -20,12 +20,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from vatt_core.errors import BadModel, BadRequest
+from vatt_core.errors import BadModel
 from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.codec import Codec
 from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.converter import Converter
-from vatt_core.model.plan import LoadOptions, MemoryPlan, Working, available_memory, check_fits, plan_memory
+from vatt_core.model.plan import (
+    LoadOptions,
+    MemoryPlan,
+    Working,
+    available_memory,
+    check_fits,
+    chosen_device,
+    plan_memory,
+)
 from vatt_core.model.products import products_of
 from vatt_core.model.quantised import quantisable, quantised_linear
 from vatt_core.model.residence import Residence
@@ -259,21 +267,17 @@ def _tie(module: nn.Module) -> None:
 def load_model(
     folder: Path,
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    device: str = "cpu",
     options: LoadOptions | None = None,
 ) -> LoadedModel:
     """Read a whole model folder.
 
-    options: precision and memory. dtype: of the language model and, away from the CPU, of the image tower, whatever the
-    options say; audio transformer and codec stay float32 then.
+    device: "auto", "cpu", "cuda" or "cuda:1". options: precision and memory.
     Raises BadModel for a folder that is incomplete or damaged, BadRequest for a device that is not there, OutOfMemory
     before anything is read when the model does not fit.
     """
-    device = torch.device(device)
+    chosen = chosen_device(device)
     options = options or LoadOptions()
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadRequest("no CUDA device can be used here; choose the device 'cpu'", device=str(device))
     model_files(folder)
     config = ModelConfig.load(folder / CONFIG_FILE)
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
@@ -282,22 +286,16 @@ def load_model(
         {name: whole for name, (whole, _) in sizes.items()},
         sizes["converter"][1],
         options,
-        device=device,
-        available=available_memory(device),
+        device=chosen,
+        available=available_memory(chosen),
         working=_working(config),
     )
     check_fits(plan, config.name)
-    kinds = {name: plan.dtype(name) for name in PART_NAMES}
-    if dtype is not None:
-        kinds |= {"converter": dtype, "audio_transformer": torch.float32}
-        kinds["vision"] = torch.float32 if device.type == "cpu" else dtype
-    where = torch.device("cpu") if plan.swapped else device
-    vision = load_part(folder, config, "vision", dtype=kinds["vision"], device=where)
-    converter = load_part(
-        folder, config, "converter", dtype=kinds["converter"], device=where, bits=options.llm_bits
-    )  # fmt: skip
-    audio_transformer = load_part(folder, config, "audio_transformer", dtype=kinds["audio_transformer"], device=where)
-    codec = load_part(folder, config, "codec", device=where)
+    where = torch.device("cpu") if plan.swapped else chosen
+    vision, converter, audio_transformer, codec = (
+        load_part(folder, config, name, dtype=plan.dtype(name), device=where, bits=options.llm_bits)
+        for name in PART_NAMES
+    )
     assert isinstance(vision, VisionTower)
     assert isinstance(converter, Converter)
     assert isinstance(audio_transformer, AudioTransformer)
@@ -329,9 +327,9 @@ def load_model(
         tokenizer=tokenizer,
         audio_transformer=audio_transformer,
         codec=codec,
-        device=device,
+        device=chosen,
         plan=plan,
-        residence=Residence(parts, device, swapped=plan.swapped),
+        residence=Residence(parts, chosen, swapped=plan.swapped),
     )
 
 

@@ -188,6 +188,30 @@ def check_fits(plan: MemoryPlan, name: str) -> None:
     )
 
 
+def device_named(name: str) -> torch.device:
+    """The device that a user names; "auto" is a CUDA GPU where there is one, else the CPU. It need not be in this machine.
+
+    Raises BadRequest for a word that names none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.get_device_module(device)
+    except RuntimeError as error:
+        raise BadRequest(f"There is no device {name!r}; choose auto, cpu or cuda.", field="device") from error
+    return device
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that a user names, see :func:`device_named`. Raises BadRequest also for one that is not in this machine."""
+    device = device_named(name)
+    there = torch.get_device_module(device)
+    if not there.is_available() or (device.index or 0) >= there.device_count():
+        raise BadRequest(f"This machine has no device {name!r} that can be used; choose auto or cpu.", field="device")
+    return device
+
+
 def available_memory(device: torch.device) -> int | None:
     """Bytes that are free on a device; None where it does not say."""
     if device.type == "cuda":

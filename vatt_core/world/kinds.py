@@ -91,6 +91,9 @@ KINDS: dict[str, Kind] = {
     )
 }  # fmt: skip
 
+LOOK_ALIKES = tuple(name for name, kind in KINDS.items() if kind.look_alike)
+"""Kinds whose material only words can tell."""
+
 ATTRIBUTE_WORDS: dict[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "material": MATERIALS,

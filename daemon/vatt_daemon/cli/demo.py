@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vatt_core.errors import BadModel, ForbiddenPath
+from vatt_core.errors import BadModel, BadRequest, ForbiddenPath
 from vatt_core.evaluation.onsets import f1, match_onsets
 from vatt_core.media.atomic import writing_error
-from vatt_core.world.kinds import MATERIALS
+from vatt_core.world.kinds import LOOK_ALIKES, MATERIALS
 from vatt_core.world.scene import split_seed
 from vatt_core.world.write import write_world
 from vatt_daemon import launch
@@ -39,6 +39,8 @@ def demo(
 ) -> None:
     """Write a clip, ask for captions, generate soundtracks for it, and show how well they fit."""
     began = time.monotonic()
+    if kind not in LOOK_ALIKES:
+        raise BadRequest(f"'{kind}' is not shown here; choose one of {', '.join(LOOK_ALIKES)}.", field="kind")
     os.environ["VATT_HOME"] = str(output.absolute() / "home")
     folder = _empty(output)
     path = folder / "clip.mp4"

@@ -34,11 +34,13 @@ app = typer.Typer(pretty_exceptions_enable=False)
 LEAST_DISK = 1 << 30
 """Bytes that should be free where the daemon keeps its data."""
 
-_TORCH = """
+_LIBRARIES = """
 import json, torch
 gpu = torch.cuda.is_available()
-print(json.dumps({"version": torch.__version__, "gpu": torch.cuda.get_device_name(0) if gpu else None}))
+print(json.dumps({"version": torch.__version__, "gpu": torch.cuda.get_device_name(0) if gpu else None}), flush=True)
+import vatt_core, torchvision, transformers, peft, open_clip
 """
+"""What the model is built from. That one of them was made for another torch is only seen when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +91,40 @@ def _safely(examine: Callable[[], Iterator[Check]]) -> Iterator[Check]:
 
 def _versions() -> Iterator[Check]:
     yield Check("python", "ok", sys.version.split()[0])
-    for package in ("pyzmq", "msgpack", "numpy", "av", "torch", "transformers", "peft", "open_clip_torch"):
+    for package in (
+        "pyzmq",
+        "msgpack",
+        "numpy",
+        "av",
+        "torch",
+        "torchvision",
+        "transformers",
+        "peft",
+        "open_clip_torch",
+    ):
         try:
             yield Check(package, "ok", importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             yield Check(package, "problem", "not installed", "install VATT with its model: pip install 'vatt[daemon]'")
 
 
-def _device() -> Iterator[Check]:
-    # In a process of its own, as the worker does it: this command itself never loads torch.
-    ran = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=120, check=False)
-    if ran.returncode != 0:
-        last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
-        yield Check("torch works", "problem", last, "reinstall torch with the pins of constraints.txt")
+def _libraries() -> Iterator[Check]:
+    # In a process of its own, as the worker does it: this command itself never loads torch. -P: nothing of the folder it is
+    # called in.
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", _LIBRARIES], capture_output=True, text=True, timeout=120, check=False
+    )
+    wrong = (ran.stderr.strip().splitlines() or ["no message"])[-1] if ran.returncode else ""
+    cure = "reinstall torch, torchvision and transformers with the pins of constraints.txt"
+    if not ran.stdout.strip():
+        yield Check("torch works", "problem", wrong, cure)
         return
-    about = json.loads(ran.stdout.strip().splitlines()[-1])
+    about = json.loads(ran.stdout.splitlines()[0])
     yield Check("torch works", "ok", about["version"])
+    if wrong:
+        yield Check("model libraries", "problem", wrong, cure)
+    else:
+        yield Check("model libraries", "ok", "all can be imported")
     if about["gpu"]:
         yield Check("gpu", "ok", about["gpu"])
     else:
@@ -309,5 +329,5 @@ def _watched_folders() -> Iterator[Check]:
 
 
 EXAMINATIONS = (
-    _versions, _device, _settings, _folders, _keys, _database, _cache, _models, _daemon, _remote, _resolve, _watched_folders,
+    _versions, _libraries, _settings, _folders, _keys, _database, _cache, _models, _daemon, _remote, _resolve, _watched_folders,
 )  # fmt: skip

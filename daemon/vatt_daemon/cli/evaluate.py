@@ -35,10 +35,12 @@ def world(
     """Everything that nano must do, as one table: captions, codec, generation, each with its ceiling and controls."""
     from rich.console import Console
 
-    from vatt_core.evaluation.report import terminal_table, write_report
+    from vatt_core.evaluation.report import check_target, terminal_table, write_report
     from vatt_core.evaluation.world import DEFAULT_PARTS, evaluate_world
     from vatt_core.pipeline import Pipeline
 
+    if output is not None:
+        check_target(output)
     wanted = tuple(part.strip() for part in parts.split(",")) if parts else DEFAULT_PARTS
     report = evaluate_world(
         Pipeline.load(model, device=device),
@@ -49,12 +51,12 @@ def world(
         split=split,
         progress=_Steps().show,
     )
-    if output is not None:
-        write_report(report, output)
     if as_json:
         print_json(report.to_dict())
     else:
         Console().print(terminal_table(report))
+    if output is not None:
+        write_report(report, output)
 
 
 class _Steps:

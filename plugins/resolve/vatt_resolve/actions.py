@@ -18,7 +18,6 @@ from vatt_resolve.rendering import render
 from vatt_resolve.selection import Session, Source, Target, open_session, own_source, targets
 
 CONFIG = "vatt_resolve.json"
-ACTIONS = ("generate", "suggest", "another", "settings")
 
 
 def main(action: str, given: Any = None, config: dict[str, Any] | None = None, extra: Sequence[str] = ()) -> bool:
