@@ -94,7 +94,9 @@ def check_report(text: str, roots: Sequence[str]) -> Path:
         if path.is_dir():
             raise ForbiddenPath(f"The report {path} is a folder: name a file in it.", path=text)
     except OSError as error:
-        raise ForbiddenPath(f"The report {path} cannot be reached ({error.strerror}).", path=text) from error
+        raise ForbiddenPath(
+            f"The report {path} cannot be reached ({error.strerror}): name another file.", path=text
+        ) from error
     return check_output(str(path.parent), roots) / path.name
 
 
@@ -112,7 +114,9 @@ def check_input(text: str, roots: Sequence[str], *, field: str = "path", kind: s
         ) from None
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error  # the whole error would name the path again
-        raise InputNotVisible(f"The file {path} cannot be reached ({reason}).", path=text) from error
+        raise InputNotVisible(
+            f"The file {path} cannot be reached ({reason}): check its name and its disk.", path=text
+        ) from error
     if not _inside(resolved, roots):
         raise ForbiddenPath(
             f"The file {path} lies outside the folders that the daemon may read (paths.input_roots).", path=text
@@ -139,7 +143,9 @@ def check_output(text: str, roots: Sequence[str]) -> Path:
         existing = next(folder for folder in (resolved, *resolved.parents) if folder.exists())
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ForbiddenPath(f"The output folder {path} cannot be reached ({reason}).", path=text) from error
+        raise ForbiddenPath(
+            f"The output folder {path} cannot be reached ({reason}): choose another.", path=text
+        ) from error
     if not existing.is_dir():
         raise ForbiddenPath(
             f"The output folder {path} cannot be made: {existing} is a file. Choose another folder.", path=text

@@ -23,7 +23,10 @@ class SingleInstance:
         try:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ForbiddenPath(f"The lock file {file} cannot be opened: {error.strerror}.", path=str(file)) from error
+            raise ForbiddenPath(
+                f"The lock file {file} cannot be opened ({error.strerror}): change its permissions, or set VATT_HOME.",
+                path=str(file),
+            ) from error
         try:
             _lock(self._descriptor)
         except OSError:

@@ -46,6 +46,16 @@ def test_onsets_stand_on_one_axis_at_their_times(tmp_path: Path) -> None:
     centres = [group.mean() for group in groups]
     assert len(centres) == 3
     assert np.allclose(np.diff(centres), np.diff(centres)[0], atol=2)
+    # The bursts of 50 ms stand where the lines of their onsets do.
+    silent = preview(tmp_path / "p.png", onsets=(1.0, 2.0, 3.0), level=0.0)
+    loud = preview(tmp_path / "p.png", onsets=(1.0, 2.0, 3.0))
+    second = centres[1] - centres[0]
+    changed = np.flatnonzero((silent != loud).any(axis=2).mean(axis=0) > 0.05)
+    changed = changed[changed > centres[0] - second]  # left of that the numbers of the level's axis
+    bursts = np.split(changed, np.flatnonzero(np.diff(changed) > 3) + 1)
+    assert len(bursts) == 3
+    for centre, burst in zip(centres, bursts, strict=True):
+        assert abs(burst.mean() - (centre + 0.025 * second)) < 0.03 * second
     assert not len(orange(preview(tmp_path / "p.png")))
     assert os.listdir(tmp_path) == ["p.png"]
 

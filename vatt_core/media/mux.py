@@ -109,7 +109,7 @@ def mux_sound(
                 f"{target.suffix} holds no {codec} pictures. Name the output {target.stem}{muxed_suffix(video, codec)}."
             )
         if not sounds.streams.audio:
-            raise BadMedia(f"{sound} holds no sound.")
+            raise BadMedia(f"{sound} holds no sound. Name a file with a sound track.")
         try:
             source = coded_pictures(video, clock, begin, limits)
             packets = _picture_packets(source, clock, begin, finish)

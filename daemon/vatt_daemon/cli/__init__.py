@@ -58,7 +58,10 @@ def report(error: Exception) -> int:
     elif hasattr(error, "message") and hasattr(error, "code"):
         message = error.message
     elif isinstance(error, OSError):
-        message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+        where = f": {error.filename}" if error.filename else ""
+        message = (
+            f"{error.strerror or error}{where}. Check that it is there, may be used by you and has room, and try again."
+        )
     else:
         message = (
             f"This is a fault of the program ({type(error).__name__}: {error}). "

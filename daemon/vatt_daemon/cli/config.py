@@ -76,7 +76,9 @@ def validate(
 ) -> None:
     """Check a settings file: unknown keys, types, ranges. The exit code is 2 when something is wrong."""
     if file is not None and not file.is_file():
-        raise NotFound(f"There is no file {file}.", path=str(file))
+        raise NotFound(
+            f"There is no file {file}: check the name, or leave it out for your own settings.", path=str(file)
+        )
     _validate(folders().config_file if file is None else file)
 
 

@@ -207,9 +207,11 @@ def preset_values(name: str | None) -> tuple[str | None, dict[str, Any]]:
     except FileNotFoundError:
         own = {}
     except (OSError, ValueError) as error:
-        raise BadRequest(f"The presets in {file} cannot be read ({error}).") from None
+        raise BadRequest(f"The presets in {file} cannot be read ({error}): correct the file.") from None
     if not isinstance(own.get(name), dict):
-        raise BadRequest(f"There is no preset '{name}'. There are: {', '.join((*PRESETS, *own))} ({file}).")
+        raise BadRequest(
+            f"There is no preset '{name}'. Choose one of {', '.join((*PRESETS, *own))}, or add it to {file}."
+        )
     unknown = own[name].keys() - set(_PRESET_SETTINGS)
     if unknown:
         raise BadRequest(

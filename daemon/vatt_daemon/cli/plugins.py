@@ -60,7 +60,9 @@ def install(
         else:
             _install_blender(path, archive, program)
     except OSError as error:
-        raise ForbiddenPath(f"{error.filename} cannot be written ({error.strerror}).") from error
+        raise ForbiddenPath(
+            f"{error.filename} cannot be written ({error.strerror}): change its permissions, or name another folder with --path."
+        ) from error
 
 
 def _install_blender(path: Path | None, archive: Path | None, program: str | None) -> None:
