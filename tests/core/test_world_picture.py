@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -12,6 +13,12 @@ from vatt_core.world.kinds import KINDS
 from vatt_core.world.picture import DRAWINGS, render
 from vatt_core.world.scene import BACKGROUNDS, Camera, Event, Scene, describe
 
+PINNED = {
+    0: "9e1e5b009457ce37",
+    1_000_001: "951000de0886dfef",
+    2_000_003: "5fe833364365c55a",
+    2_000_017: "77d710d26245cc74",
+}
 STILL = Camera(pan_x=0, pan_y=0, period=8, phase=0, zoom_start=1, zoom_end=1, shake=0)
 
 
@@ -72,6 +79,43 @@ def test_same_description_same_bytes(kind: str) -> None:
     assert np.array_equal(first, render(describe(5, kind=kind), times))
     # A picture depends on its instant alone, not on those asked before it.
     assert np.array_equal(first[2], render(describe(5, kind=kind), [1.3])[0])
+
+
+@pytest.mark.parametrize("seed", PINNED)
+def test_pictures_stay_what_they_were(seed: int) -> None:
+    """The same on every machine: weights were trained on them."""
+    pictures = render(describe(seed), [0.5, 3.25, 9.0], size=64)
+    assert hashlib.sha256(pictures.tobytes()).hexdigest()[:16] == PINNED[seed]
+
+
+def middle(picture: np.ndarray) -> tuple[float, float, float]:
+    """Mean row and column of what is clearly red, and its area."""
+    rows, columns = np.nonzero(coloured(picture[None])[0])
+    return float(rows.mean()), float(columns.mean()), float(len(rows))
+
+
+def test_the_camera_pans_zooms_and_shakes() -> None:
+    still = staged("bell", events=())
+    row, column, area = middle(render(still, [1.0], size=128)[0])
+
+    def seen(time: float, **camera: float) -> tuple[float, float, float]:
+        shot = still.shots[0]
+        moved = dataclasses.replace(shot, camera=dataclasses.replace(STILL, **camera))
+        return middle(render(dataclasses.replace(still, shots=(moved,)), [time], size=128)[0])
+
+    assert seen(1.0, pan_x=0.2, period=4.0)[1] == pytest.approx(column - 0.2 * 64, abs=1.5)
+    assert seen(1.0, pan_y=0.2, period=4.0)[0] == pytest.approx(row - 0.2 * 64, abs=1.5)
+    assert seen(2.0, zoom_start=1.0, zoom_end=1.5)[2] == pytest.approx(area * 1.25**2, rel=0.06)
+    shaken = [seen(time, shake=0.1)[:2] for time in (0.1, 0.25, 0.4)]
+    assert len({(round(one), round(other)) for one, other in shaken}) == 3
+
+
+def test_the_light_is_that_of_the_shot() -> None:
+    scene = staged("bell")
+    plain = render(scene, [1.0])[0].astype(float)
+    shot = dataclasses.replace(scene.shots[0], brightness=0.8, tint=(0.94, 1.0, 1.06))
+    lit = render(dataclasses.replace(scene, shots=(shot,)), [1.0])[0].astype(float)
+    assert np.abs(lit - plain * 0.8 * np.array(shot.tint)).max() <= 1
 
 
 @pytest.mark.parametrize("layout", ["single", "two_kinds", "two_scenes"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from vatt_core.errors import BadRequest, DiskFull, ForbiddenPath
+from tests.core.small_files import small_files
+from vatt_core.errors import BadRequest, DiskFull
 from vatt_core.world import write
 from vatt_core.world.picture import render
 from vatt_core.world.scene import describe
@@ -90,7 +90,7 @@ def test_rates_as_people_write_them() -> None:
             write.parse_rate(bad)
 
 
-def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_leave_nothing(tmp_path: Path) -> None:
     scene = describe(0, seconds=0.5)
     (tmp_path / "folder.mp4").mkdir()
     for path, options in (
@@ -103,16 +103,7 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(BadRequest):
             write.write_clip(scene, path, **options)  # type: ignore[arg-type]
 
-    def encode_fails(code: int) -> None:
-        def fail(*_: object, **__: object) -> None:
-            raise OSError(code, "told by the system")
-
-        monkeypatch.setattr(write, "_encode", fail)
-
-    encode_fails(errno.ENOSPC)
-    with pytest.raises(DiskFull):
-        write.write_clip(scene, tmp_path / "clip.mp4", size=64)
-    encode_fails(errno.EACCES)
-    with pytest.raises(ForbiddenPath):
-        write.write_clip(scene, tmp_path / "clip.mp4", size=64)
+    for most in (1_000, 5_000):  # the description is full, or the clip
+        with pytest.raises(DiskFull), small_files(most):
+            write.write_clip(scene, tmp_path / "clip.mp4", size=320)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.mp4"]

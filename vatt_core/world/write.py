@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from vatt_core.errors import BadRequest, DiskFull, ForbiddenPath
+from vatt_core.errors import BadRequest
+from vatt_core.media.atomic import replacing
 from vatt_core.world.picture import iterate, render
 from vatt_core.world.scene import Layout, Scene, describe
 
@@ -95,10 +92,6 @@ def write_clip(
     _check_size(size)
     if target.suffix.lower() not in (".mp4", ".mov"):
         raise BadRequest(f"{target.name} is no name for a clip: let it end in .mp4 or .mov.", path=str(target))
-    if target.is_dir():
-        raise BadRequest(f"{target} is a folder: name a file in it.", path=str(target))
-    if not target.parent.is_dir():
-        raise BadRequest(f"There is no folder {target.parent}: make it first.", path=str(target))
     frames = frame_count(scene, rate)
     description = {
         **scene.to_dict(),
@@ -108,8 +101,9 @@ def write_clip(
         "duration": str(frames / rate),
         "sound": with_sound,
     }
-    with _whole(target, clip=target) as clip, _whole(target.with_suffix(".json"), clip=target) as text:
-        _encode(scene, clip, rate=rate, size=size, frames=frames, with_sound=with_sound)
+    kind = "mov" if target.suffix.lower() == ".mov" else "mp4"
+    with replacing(target) as clip, replacing(target.with_suffix(".json")) as text:
+        _encode(scene, clip, kind, rate=rate, size=size, frames=frames, with_sound=with_sound)
         text.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return description
 
@@ -185,9 +179,8 @@ def _video_frame(planes: np.ndarray, index: int, rate: Fraction) -> av.VideoFram
     return frame
 
 
-def _encode(scene: Scene, path: Path, *, rate: Fraction, size: int, frames: int, with_sound: bool) -> None:
+def _encode(scene: Scene, path: Path, kind: str, *, rate: Fraction, size: int, frames: int, with_sound: bool) -> None:
     times = [float(index / rate) for index in range(frames)]
-    kind = "mov" if path.suffix.lower() == ".mov" else "mp4"
     with av.open(str(path), "w", format=kind) as container:
         video = _video_stream(container, rate, size, scene.crf)
         # Both streams must be known before the first packet is written.
@@ -223,38 +216,3 @@ def _encode_sound(scene: Scene, container: Any, stream: Any, *, samples: int) ->
         frame.time_base = Fraction(1, SOUND_RATE)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
-
-
-@contextlib.contextmanager
-def _whole(target: Path, *, clip: Path) -> Iterator[Path]:
-    """A temporary file beside `target` that takes its name at the end, or vanishes. Errors speak of the `clip`."""
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        # mkstemp keeps the file to its owner; a clip is an ordinary file.
-        temporary.chmod(0o666 & ~_umask())
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise _typed(error, clip) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _typed(error: OSError, target: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"The disk is full, {target} was not written: make room and try again.", path=str(target))
-    if isinstance(error, PermissionError) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ForbiddenPath(f"{target} may not be written: choose another folder.", path=str(target))
-    return BadRequest(f"{target} cannot be written ({error}): choose another name.", path=str(target))
