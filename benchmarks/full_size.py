@@ -44,8 +44,8 @@ AMX = "amx_bf16"
 
 @dataclass(frozen=True)
 class Step:
-    """widened: its products were computed in float32. seconds: median of the runs. rate: of matrix products alone, in 10^12
-    operations per second. bandwidth: 10^9 bytes per second. by_operations, by_bytes: seconds that the products, and
+    """widened: its products were computed in float32. seconds: median of the runs. rate: of matrix products alone, as they
+    are computed, in 10^12 operations per second. bandwidth: 10^9 bytes per second. by_operations, by_bytes: seconds that the products, and
     reading the weights, take at these. peak: MiB of the process, or of the GPU."""
 
     precision: str
@@ -104,13 +104,14 @@ def measure(precision: str, device: torch.device, runs: int, takes: int = 1) -> 
     drop = torch.arange(rows, device=device) >= takes
     with products_of(model):
         seconds = timed(lambda: model(codes, states, keep, drop_condition=drop), device, runs)
-        rate = matrix_rate(dtype, device, runs)
+    widened = is_slow(dtype, device)
+    rate = matrix_rate(torch.float32 if widened else dtype, device, runs)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory(os.getpid())
     reading = bandwidth(device, runs)
     bar = BARS.get(precision) if device.type == "cpu" and takes == 1 else None
     return Step(
         precision=precision,
-        widened=is_slow(dtype, device),
+        widened=widened,
         seconds=statistics.median(seconds),
         fastest=min(seconds),
         rate=rate / 1e12,

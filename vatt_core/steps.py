@@ -41,8 +41,6 @@ class Steps:
 
         Raises NotFound for an unknown name, BadModel for a damaged folder, OutOfMemory when it does not fit.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(load_model(find_model(model), device=device, options=options), str(model))
 
     @property
