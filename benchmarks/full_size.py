@@ -45,8 +45,8 @@ AMX = "amx_bf16"
 @dataclass(frozen=True)
 class Step:
     """widened: its products were computed in float32. seconds: median of the runs. rate: of matrix products alone, as they
-    are computed, in 10^12 operations per second. bandwidth: 10^9 bytes per second. by_operations, by_bytes: seconds that the products, and
-    reading the weights, take at these. peak: MiB of the process, or of the GPU."""
+    are computed, in 10^12 operations per second. bandwidth: 10^9 bytes per second. by_operations, by_bytes: seconds that
+    the products, and reading the weights, take at these. peak: MiB of the process, or of the GPU."""
 
     precision: str
     widened: bool

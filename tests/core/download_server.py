@@ -20,8 +20,8 @@ DRIVE_PAGE = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warn
 class FileServer(http.server.ThreadingHTTPServer):
     """Serves the files of `folder`. The sets name files that are treated specially.
 
-    cut: bytes after which the connection breaks, once per entry of the list. extra: headers of every answer. requests:
-    (path, Range header) of all; asked_by: their Authorization headers.
+    cut: bytes after which the connection breaks, once per entry of the list. extra: headers of every answer. stamp: before
+    the ETag, None for no ETag. requests: (path, Range header) of all; asked_by: their Authorization headers.
     """
 
     daemon_threads = True
@@ -35,6 +35,7 @@ class FileServer(http.server.ThreadingHTTPServer):
         self.drive: set[str] = set()
         self.changed: set[str] = set()
         self.extra: dict[str, str] = {}
+        self.stamp: str | None = ""
         self.requests: list[tuple[str, str | None]] = []
         self.asked_by: list[str | None] = []
 
@@ -91,15 +92,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _file(self, name: str, content: bytes) -> None:
         if name in self.server.changed:
             content = content[::-1]
-        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        stamp = self.server.stamp
+        tag = f'{stamp}"{hashlib.sha256(content).hexdigest()[:16]}"'
         wanted, start = self.headers.get("Range"), 0
-        if wanted and self.headers.get("If-Range") in (None, tag):
+        # Only a strong tag lets a part be asked for.
+        if wanted and self.headers.get("If-Range") == tag and stamp == "":
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("ETag", tag)
+        if stamp is not None:
+            self.send_header("ETag", tag)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(len(content) - start))
         self._end()

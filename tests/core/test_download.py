@@ -84,6 +84,53 @@ def test_a_file_that_changed_meanwhile_is_begun_anew(server: FileServer, target:
     assert target.read_bytes() == CONTENT[::-1]
 
 
+def test_a_whole_part_that_was_not_checked_is_not_fetched_again(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(hashlib, "file_digest", killed)
+        get(server, target)
+    assert get(server, target).sha256 == DIGEST
+    assert len(server.requests) == 1 and left(target) == ["weights.zip"]
+
+
+@pytest.mark.parametrize(("stamp", "extra"), [(None, {}), ("W/", {}), ("", {"Accept-Ranges": "none"})])
+def test_going_on_is_promised_only_where_the_server_can(
+    server: FileServer, target: Path, stamp: str | None, extra: dict[str, str]
+) -> None:
+    server.cut["weights.zip"] = [1_500_000] + [0] * ATTEMPTS
+    with pytest.raises(DownloadFailed, match="are kept"):
+        get(server, target)
+    target.with_name("weights.zip.part").unlink()
+    server.stamp, server.extra = stamp, extra
+    server.cut["weights.zip"] = [1_500_000] * ATTEMPTS * 2
+    with pytest.raises(DownloadFailed, match="thrown away"):
+        get(server, target)
+    assert left(target) == []
+
+
+def test_a_part_that_another_wrote_into_is_no_file(server: FileServer, target: Path) -> None:
+    def write_too(done: int, total: int | None) -> None:
+        if done == total:
+            with target.with_name("weights.zip.part").open("ab") as file:
+                file.write(b"x" * 1_000_000)
+
+    with pytest.raises(WrongFile, match=r"3\.0 MB|3 MB"):
+        get(server, target, progress=write_too)
+    assert left(target) == []
+
+
+def test_a_server_that_leads_in_a_circle_is_a_failed_download(server: FileServer, target: Path) -> None:
+    server.refuse["weights.zip"] = 302
+    server.extra = {"Location": server.url("weights.zip")}
+    with pytest.raises(DownloadFailed):
+        get(server, target)
+    assert left(target) == []
+
+
 @pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"size": 3_000_001}])
 def test_another_file_is_thrown_away(server: FileServer, target: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(WrongFile):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ from vatt_core.weights import space
 from vatt_core.weights.pull import pull_part
 from vatt_core.weights.registry import Part
 space.MARGIN = int(os.environ.get("SPARE", space.MARGIN))
-part = Part("eva", "a tower", "tower.bin", ("hf:timm/tower",), (), beside=("config.json",), sha256=sys.argv[1] or None)
+source = os.environ.get("SOURCE", "hf:timm/tower")
+part = Part("eva", "a tower", "tower.bin", (source,), (), beside=("config.json",), sha256=sys.argv[1] or None)
 try:
     found = {"paths": [str(path) for path in pull_part(part, report=lambda line: None, show=lambda *seen: None)]}
 except VattError as error:
@@ -71,7 +73,7 @@ def test_a_part_comes_with_its_companion_and_the_token_of_the_user(hub: FileServ
     assert isinstance(paths, list) and [Path(path).name for path in paths] == ["tower.bin", "config.json"]
     assert Path(paths[0]).read_bytes() == CONTENT  # the connection that was cut did no harm
     assert asked_for_files(hub) == {("", "Bearer hf_mine")}
-    receipts = json.loads((Path(paths[0]).parents[1] / "receipts.json").read_text())["files"]
+    receipts = json.loads((tmp_path / "data" / "downloads.json").read_text())["files"]
     assert receipts["eva/tower.bin"]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -79,6 +81,26 @@ def test_the_proxy_of_the_environment_is_used(hub: FileServer, tmp_path: Path) -
     found = pull(tmp_path, "http://hub.example", HTTP_PROXY=hub.url(""))
     assert "paths" in found
     assert asked_for_files(hub) == {("http://hub.example", None)}
+
+
+@pytest.mark.parametrize("offline", ["", "1"])
+def test_a_hub_that_cannot_be_reached_is_told_with_a_cure(tmp_path: Path, offline: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        found = pull(tmp_path, f"http://127.0.0.1:{taken.getsockname()[1]}", HF_HUB_OFFLINE=offline)
+    assert found["code"] == "download_failed" and "vatt models import" in str(found["message"])
+    assert ("HF_HUB_OFFLINE" in str(found["message"])) == (offline == "1")
+
+
+def test_a_server_that_is_no_hub_is_told_with_a_cure(hub: FileServer, tmp_path: Path) -> None:
+    hub.extra.clear()
+    found = pull(tmp_path, hub.url("").rstrip("/"))
+    assert found["code"] == "download_failed" and "HF_ENDPOINT" in str(found["message"])
+
+
+def test_a_name_that_no_repository_has_is_told_with_a_cure(hub: FileServer, tmp_path: Path) -> None:
+    found = pull(tmp_path, hub.url("").rstrip("/"), SOURCE="hf:timm/to--wer")
+    assert found["code"] == "download_failed" and "timm/to--wer" in str(found["message"])
 
 
 def test_another_file_than_the_known_one_is_thrown_away(hub: FileServer, tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from vatt_core.errors import BadRequest, NotFound
+from vatt_core.errors import BadModel, BadRequest, NotFound
 from vatt_core.weights import find_model, list_models, registry
+from vatt_core.weights.fingerprint import CONFIG_FILE, PART_NAMES, TOKENIZER_FOLDER
+from vatt_core.weights.record import write_record
 
 
 @pytest.fixture
@@ -57,9 +61,10 @@ def test_an_unknown_name_is_answered_with_the_known_ones(own_models: Path) -> No
         find_model("nanoo")
 
 
-PART = '[models.a]\ntitle = "a"\nparts = ["b"]\n[parts.b]\n'
-WHOLE = PART + 'file = "b.zip"\nsources = ["http://localhost/b.zip"]\nsha256 = "AB"\nlicences = ["free"]\n'
+PART = '[models.a]\ntitle = "a"\nfamily = "gemma"\nparts = ["b"]\n[parts.b]\n'
+WHOLE = PART + 'file = "b.zip"\nsources = ["http://localhost/b.zip"]\nlicences = ["free"]\n'
 FREE = '[licences.free]\ntitle = "free"\nurl = "http://localhost"\n'
+REGISTRY = WHOLE + FREE + "must_accept = false\n"
 
 
 @pytest.mark.parametrize(
@@ -67,13 +72,28 @@ FREE = '[licences.free]\ntitle = "free"\nurl = "http://localhost"\n'
     [
         ("", "models"),
         ("[models.a]\n", "title"),
-        ('[models.a]\ntitle = "a"\nparts = ["b"]\n', "parts.b"),
+        ('[models.a]\ntitle = "a"\nparts = ["b"]\n', "family"),
+        ('[models.a]\ntitle = "a"\nfamily = "gemma"\nparts = ["b"]\n', "parts.b"),
+        (REGISTRY.replace('"gemma"', '"bert"'), "family"),
         (PART, "file"),
         (WHOLE, "licences.free"),
         (WHOLE + FREE, "must_accept"),
+        ("models = 3\n", "models"),
+        (f"parts = 3\n{REGISTRY.replace('[parts.b]', '[other.b]')}", "parts"),
+        ("[models]\na = 3\n", "models.a"),
+        (REGISTRY.replace("http://localhost/b.zip", "hf:timm/tower/b.zip"), "hf:OWNER/NAME"),
+        (REGISTRY.replace("http://localhost/b.zip", "localhost/b.zip"), "localhost/b.zip"),
+        (REGISTRY.replace('["http://localhost/b.zip"]', '"http://localhost/b.zip"'), "sources"),
+        (REGISTRY.replace('["http://localhost/b.zip"]', "[]"), "sources"),
+        (REGISTRY.replace('"b.zip"', '"../b.zip"'), "file"),
+        (REGISTRY.replace("licences = [", 'size = "3 GB"\nlicences = ['), "size"),
+        (REGISTRY.replace("licences = [", "size = true\nlicences = ["), "size"),
+        (REGISTRY.replace("licences = [", 'sha256 = "AB"\nlicences = ['), "sha256"),
+        (REGISTRY.replace("licences = [", 'sha265 = "AB"\nlicences = ['), "sha265"),
+        (REGISTRY.replace("= false", '= "no"'), "must_accept"),
     ],
 )
-def test_a_registry_that_says_too_little_is_refused_by_what_it_lacks(
+def test_a_registry_that_says_too_little_or_something_else_is_refused_by_the_place(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, named: str
 ) -> None:
     (tmp_path / "registry.toml").write_text(text)
@@ -84,9 +104,37 @@ def test_a_registry_that_says_too_little_is_refused_by_what_it_lacks(
 
 
 def test_a_hash_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "registry.toml").write_text(WHOLE + FREE + "must_accept = false\n")
+    given = REGISTRY.replace("licences = [", f'sha256 = "{"AB" * 32}"\nlicences = [')
+    (tmp_path / "registry.toml").write_text(given)
     monkeypatch.setenv("VATT_REGISTRY", str(tmp_path / "registry.toml"))
-    assert registry.find_part("b").sha256 == "ab"
+    assert registry.find_part("b").sha256 == "ab" * 32
+
+
+@pytest.mark.parametrize("source", ["hf:timm/tower", "hf:timm/to-wer.2@refs/pr/3", "https://a.example/b.zip?dl=0"])
+def test_the_forms_of_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
+    (tmp_path / "registry.toml").write_text(REGISTRY.replace("http://localhost/b.zip", source))
+    monkeypatch.setenv("VATT_REGISTRY", str(tmp_path / "registry.toml"))
+    assert registry.find_part("b").sources == (source,)
+
+
+def test_a_record_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"import\.json"):
+        write_record(tmp_path / "absent", {"files": {}})
+
+
+def test_a_file_that_cannot_be_read_is_no_good_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from vatt_core.weights.verify import verify_model
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for name in (CONFIG_FILE, *(f"{part}.safetensors" for part in PART_NAMES), f"{TOKENIZER_FOLDER}/tokenizer.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    write_record(tmp_path, {"files": {}})
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+    with pytest.raises(BadModel, match=r"config\.json.*Input/output error"):
+        verify_model(tmp_path)
 
 
 def test_names_are_looked_up_without_torch() -> None:

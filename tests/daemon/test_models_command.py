@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,28 +69,42 @@ class Release:
             text += more.get(name, "")
         self.registry.write_text(text)
 
-    def vatt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def vatt(self, *arguments: str, terminal: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Run `vatt models`; its standard error goes to `terminal` where one is given."""
         environment = {
             **os.environ,
             "VATT_HOME": str(self.home),
             "VATT_REGISTRY": str(self.registry),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "vatt_daemon.cli", "models", *arguments]
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
-        assert "Traceback" not in ran.stderr
+        ran = subprocess.run(
+            [sys.executable, "-m", "vatt_daemon.cli", "models", *arguments],
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=terminal or subprocess.PIPE, text=True,
+            timeout=280, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in (ran.stderr or "")
         return ran
 
     def pull(self, *more: str) -> subprocess.CompletedProcess[str]:
         return self.vatt("pull", "vatt-gemma-t", "--accept", "gemma", *more)
 
     def left(self) -> list[str]:
-        """What a failure may not leave: models, and files that are not whole."""
+        """Every file that the command has left, but for locks."""
         data = self.home / "data"
-        return sorted(
-            path.relative_to(data).as_posix() for path in data.rglob("*")
-            if path.is_file() and (path.suffix in (".part", ".safetensors") or path.parts[-2] == "models")
-        )  # fmt: skip
+        files = (path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file())
+        return sorted(file for file in files if not file.endswith(".lock"))
+
+    def receipts(self) -> dict[str, Any]:
+        return dict(json.loads((self.home / "data" / "downloads.json").read_text()))
+
+    def serve_spoilt(self, name: str, spoil: Callable[[bytes], bytes]) -> None:
+        """From now on the server has another content for the file `name`."""
+        folder = self.home.parent / "spoilt"
+        folder.mkdir()
+        for path in self.server.folder.iterdir():
+            content = path.read_bytes()
+            (folder / path.name).write_bytes(spoil(content) if path.name == name else content)
+        self.server.folder = folder
 
 
 @pytest.fixture
@@ -110,7 +125,7 @@ def test_pull_verify_use_and_remove(release: Release, home: Any, tmp_path: Path)
     folder = Path(pulled.stdout.strip())
     assert folder == release.home / "data" / "models" / "vatt-gemma-t"
     assert any(wanted == "bytes=50000-" for path, wanted in release.server.requests if path == "/vatt_models.zip")
-    receipts = json.loads((release.home / "data" / "downloads" / "receipts.json").read_text())
+    receipts = release.receipts()
     assert receipts["accepted"] == ["gemma"] and len(receipts["files"]) == len(PARTS) + 1
     assert all(len(entry["sha256"]) == 64 for entry in receipts["files"].values())
 
@@ -133,8 +148,10 @@ def test_pull_verify_use_and_remove(release: Release, home: Any, tmp_path: Path)
 
     # What was fetched is not fetched again; what comes must be what came at first.
     before = len(release.server.requests)
-    again = release.pull("--replace")
+    again = release.pull("--replace", "--normalise-features", "--lora-alpha", "16", "--store", "bfloat16")
     assert again.returncode == 0 and len(release.server.requests) == before
+    options = json.loads((folder / "import.json").read_text())["options"]
+    assert (options["normalise_features"], options["lora_alpha"], options["store"]) == (True, 16, "bfloat16")
     (release.home / "data" / "downloads" / "gemma" / "gemma_2b.zip").unlink()
     release.server.changed.add("gemma_2b.zip")
     changed = release.pull("--replace")
@@ -145,11 +162,15 @@ def test_pull_verify_use_and_remove(release: Release, home: Any, tmp_path: Path)
     assert removed.returncode == 0 and not folder.exists()
     assert not (release.home / "data" / "downloads").exists()
     assert release.vatt("verify", "vatt-gemma-t").returncode == 3
+    # What was accepted, and what came at first, is known for ever.
+    changed = release.vatt("pull", "vatt-gemma-t")
+    assert changed.returncode == 6 and "gemma_2b.zip" in changed.stderr
 
 
 @pytest.mark.parametrize("failure", ["hash", "403", "page", "truncated"])
 def test_a_failed_pull_leaves_nothing_half_written(release: Release, archives: Path, failure: str) -> None:
     name, code = "gemma_2b.zip", 6
+    receipts = {"files": {}, "accepted": ["gemma"]}
     if failure == "hash":
         release.write_registry(gemma=f'sha256 = "{"0" * 64}"\n')
     elif failure == "403":
@@ -157,17 +178,66 @@ def test_a_failed_pull_leaves_nothing_half_written(release: Release, archives: P
     elif failure == "page":
         release.server.page[name] = "<html><title>Quota exceeded</title></html>"
     else:
-        short = archives.parent / f"short-{release.home.parent.name}"
-        short.mkdir()
-        for path in archives.iterdir():
-            (short / path.name).write_bytes(path.read_bytes()[: -2000 if path.name == name else None])
-        release.server.folder = short
+        release.serve_spoilt(name, lambda content: content[:-2000])
     ran = release.pull()
     assert ran.returncode == code, ran.stderr
     assert name in ran.stderr and len(ran.stderr.strip().splitlines()[-1]) < 600
-    # The other part came whole before the fault was seen, and is used the next time.
-    whole = ["downloads/models/vatt_models.zip"] if failure == "truncated" else []
-    assert release.left() == whole
+    assert release.left() == ["downloads.json"] and release.receipts() == receipts
+
+
+@pytest.mark.parametrize("fault", ["truncated", "spoilt"])
+def test_once_the_server_has_the_whole_file_the_same_command_succeeds(
+    release: Release, archives: Path, fault: str
+) -> None:
+    """A file that is cut short is seen when it comes, one with wrong bytes inside when it is imported."""
+
+    def spoil(content: bytes) -> bytes:
+        if fault == "truncated":
+            return content[:-2000]
+        spoilt = bytearray(content)
+        for place in range(1000, len(content) - 5000, 997):
+            spoilt[place] ^= 0xFF
+        return bytes(spoilt)
+
+    release.serve_spoilt("audiogen_models.zip", spoil)
+    failed = release.pull()
+    said = failed.stderr.strip().splitlines()[-1]
+    assert failed.returncode == 6 and "audiogen_models.zip" in said and "thrown away" in said
+    assert "audiogen/audiogen_models.zip" not in release.receipts()["files"]
+    kept = set(PARTS) - {"audiogen"} - ({"eva"} if fault == "truncated" else set())
+    beside = ["downloads/eva/open_clip_config.json"] if "eva" in kept else []
+    assert release.left() == sorted([*(f"downloads/{part}/{PARTS[part]}" for part in kept), *beside, "downloads.json"])
+    release.server.folder = archives
+    again = release.pull()
+    assert again.returncode == 0, again.stderr
+    assert [path for path, _ in release.server.requests].count("/gemma_2b.zip") == 1
+
+
+def test_what_is_wrong_with_the_options_is_told_before_anything_is_fetched(release: Release) -> None:
+    for wrong in (["--store", "float7"], ["--part", "delta="], ["--part", f"nose={release.registry}"]):
+        ran = release.pull(*wrong)
+        assert ran.returncode == 2 and wrong[0].strip("-") in ran.stderr
+    assert release.server.requests == [] and release.left() == []
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(release: Release) -> None:
+    release.server.refuse["gemma-finetuned-checkpoint-231000.zip"] = 403
+    told = re.findall(r"^gemma_2b\.zip: (.+) of (.+)$", release.pull().stderr, re.MULTILINE)
+    assert 2 <= len(told) <= 11 and told[0][0] == "0 bytes"
+    assert told[-1][0] == told[-1][1] and len({of for _, of in told}) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal to read from is POSIX")
+def test_progress_is_shown_as_a_bar_on_a_terminal(release: Release) -> None:
+    release.server.refuse["gemma-finetuned-checkpoint-231000.zip"] = 403
+    screen, terminal = os.openpty()
+    try:
+        assert release.vatt("pull", "vatt-gemma-t", "--accept", "gemma", terminal=terminal).returncode == 7
+        shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", os.read(screen, 1 << 20).decode())
+    finally:
+        os.close(terminal)
+        os.close(screen)
+    assert re.search(r"gemma_2b\.zip .*\b(\d+\.\d)/\1 .B", shown), shown
 
 
 def test_a_licence_that_is_none_is_not_remembered(release: Release) -> None:
@@ -178,12 +248,12 @@ def test_a_licence_that_is_none_is_not_remembered(release: Release) -> None:
 
 @pytest.mark.parametrize("content", ["[]", '{"files": [], "accepted": 3}', '{"files": {"a": 1}}', "{"])
 def test_damaged_receipts_are_begun_anew(release: Release, content: str) -> None:
-    downloads = release.home / "data" / "downloads"
-    downloads.mkdir(parents=True)
-    (downloads / "receipts.json").write_text(content)
+    data = release.home / "data"
+    data.mkdir(parents=True)
+    (data / "downloads.json").write_text(content)
     release.server.refuse["gemma_2b.zip"] = 403
     assert release.pull().returncode == 7
-    assert json.loads((downloads / "receipts.json").read_text()) == {"files": {}, "accepted": ["gemma"]}
+    assert release.receipts() == {"files": {}, "accepted": ["gemma"]}
 
 
 @pytest.mark.parametrize("name", ["nano", "two words", "two\nlines", "..", "a/b", ""])

@@ -34,7 +34,7 @@ _PAGE = 1 << 20
 
 
 class DownloadFailed(VattError):
-    """A file could not be fetched. What has come stays as NAME.part, and the same command goes on from there."""
+    """A file could not be fetched. Where the server can go on in the middle, what has come stays as NAME.part."""
 
     code = "download_failed"
     exit_code = 7
@@ -54,6 +54,11 @@ class Fetched:
     size: int
     sha256: str
     source: str
+
+
+def unfinished(target: Path) -> Path:
+    """Where a file lies until it is whole."""
+    return target.with_name(f"{target.name}.part")
 
 
 def new_client() -> httpx.Client:
@@ -113,34 +118,40 @@ class _Download:
     ) -> None:
         self.url, self.target, self.size, self.sha256 = url, target, size, sha256
         self.progress, self.client, self.pause = progress, client, pause
-        self.part = target.with_name(f"{target.name}.part")
+        self.part = unfinished(target)
         self.about = target.with_name(f"{target.name}.part.json")
 
     def run(self) -> Fetched:
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
+            self._receive()
+            return self._finish()
         except OSError as error:
             raise writing_error(self.target, error) from error
+
+    def _receive(self) -> None:
         failures = 0
         while True:
             before = self._have()
             try:
-                self._pass(direct(self.url))
-                break
-            except (httpx.TransportError, httpx.DecodingError) as error:
+                return self._pass(direct(self.url))
+            except httpx.RequestError as error:
                 # A try that brought something further does not count.
                 failures = 1 if self._have() > before else failures + 1
                 if failures == ATTEMPTS:
                     raise self._broken(f"{type(error).__name__}: {error}") from error
                 self.pause(min(0.5 * 2**failures, 20.0))
-        return self._finish()
 
     def _have(self) -> int:
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def _broken(self, why: str) -> DownloadFailed:
-        have = self._have()
-        kept = f" {in_units(have)} have come and are kept; the same command goes on from there." if have else ""
+        have, kept = self._have(), ""
+        if have and self._read_about().get("validator"):
+            kept = f" {in_units(have)} have come and are kept; the same command goes on from there."
+        elif have:
+            self._forget()
+            kept = f" {in_units(have)} had come, but this server cannot go on in the middle; they were thrown away."
         return DownloadFailed(
             f"{self.target.name} could not be fetched from {self.url} ({why.strip().rstrip('.')}).{kept} Check the "
             "connection and the proxy, or fetch the file yourself and use 'vatt models import'.",
@@ -150,6 +161,9 @@ class _Download:
     def _pass(self, url: str, pages: int = 0) -> None:
         have = self._have()
         about = self._read_about() if have else {}
+        if have and have == about.get("total"):
+            # A run ended before it had checked what came.
+            return self.progress(have, have)
         headers = {"Accept-Encoding": "identity"}
         if have and about.get("validator"):
             headers |= {"Range": f"bytes={have}-", "If-Range": about["validator"]}
@@ -217,11 +231,8 @@ class _Download:
                 url=self.url,
             )
         need_space(self.target.parent, (total or self.size or 0) - have, self.target.name)
-        headers = response.headers
         try:
-            self.about.write_text(
-                json.dumps({"validator": headers.get("etag") or headers.get("last-modified"), "total": total})
-            )
+            self.about.write_text(json.dumps({"validator": validator(response.headers), "total": total}))
             with self.part.open("ab" if going_on else "wb") as file:
                 self.progress(have, total)
                 for piece in response.iter_raw():
@@ -257,18 +268,21 @@ class _Download:
 
     def _finish(self) -> Fetched:
         size = self._have()
-        try:
-            with self.part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise writing_error(self.target, error) from error
-        check(self.target.name, size, digest, self.size, self.sha256, self._forget)
-        try:
-            os.replace(self.part, self.target)
-        except OSError as error:
-            raise writing_error(self.target, error) from error
+        with self.part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        wanted = self._read_about().get("total") if self.size is None else self.size
+        check(self.target.name, size, digest, wanted, self.sha256, self._forget)
+        os.replace(self.part, self.target)
         self._forget()
         return Fetched(self.target, size, digest, self.url)
+
+
+def validator(headers: httpx.Headers) -> str | None:
+    """What says later that the file is still the same (RFC 9110, 13.1.5); None where a server cannot go on in the middle."""
+    if headers.get("accept-ranges", "").lower() == "none":
+        return None
+    tag = headers.get("etag")
+    return tag if tag and not tag.startswith("W/") else headers.get("last-modified")
 
 
 def check(

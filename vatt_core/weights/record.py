@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from vatt_core.errors import BadModel
+from vatt_core.media.atomic import write_bytes
 
 IMPORT_FILE = "import.json"
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    (folder / IMPORT_FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Raises DiskFull, ForbiddenPath."""
+    write_bytes(folder / IMPORT_FILE, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +18,9 @@ from vatt_core.weights.fingerprint import CONFIG_FILE
 
 _HERE = Path(__file__).parent
 _SHIPPED = str(_HERE / "models.toml")
+
+HUB_SOURCE = re.compile(r"^hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?$")
+"""A repository of the Hugging Face hub as a source of a part."""
 
 
 @dataclass(frozen=True)
@@ -94,26 +99,90 @@ def _read(path: str) -> dict[str, dict[str, dict[str, Any]]]:
         ) from error
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_truth(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"\w[^/\\]*", value) is not None
+
+
+def _is_source(value: object) -> bool:
+    return isinstance(value, str) and bool(HUB_SOURCE.match(value) or re.match(r"https?://[^/\s]+/\S+$", value))
+
+
+_SHAPES: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
+    "models": {
+        "title": ("a text", _is_text),
+        "embedded": ("true or false", _is_truth),
+        "family": ("'llama' or 'gemma'", lambda value: value in ("llama", "gemma")),
+        "text_steered": ("true or false", _is_truth),
+        "parts": ("a list of names", _are_texts),
+        "licences": ("a list of names", _are_texts),
+    },
+    "parts": {
+        "title": ("a text", _is_text),
+        "file": ("the name of a file", _is_file),
+        "beside": ("a list of names of files", lambda value: isinstance(value, list) and all(map(_is_file, value))),
+        "sources": (
+            "a list of https://…, http://… or hf:OWNER/NAME",
+            lambda value: isinstance(value, list) and value != [] and all(map(_is_source, value)),
+        ),
+        "licences": ("a list of names", _are_texts),
+        "size": ("a number of bytes", lambda value: type(value) is int and value > 0),
+        "sha256": (
+            "64 hexadecimal digits",
+            lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value) is not None,
+        ),
+    },
+    "licences": {
+        "title": ("a text", _is_text),
+        "url": ("a text", _is_text),
+        "must_accept": ("true or false", _is_truth),
+    },
+}
+"""What each key of a table is, in words, and the test for it."""
+
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "models": ("title",),
+    "parts": ("file", "sources"),
+    "licences": ("title", "url", "must_accept"),
+}
+
+
 def _check(values: dict[str, Any]) -> None:
-    """Raise ValueError when a table of the registry lacks what it must say, or names what is not there."""
-
-    def names(kind: str, name: str, key: str, others: str) -> None:
-        for other in values[kind][name].get(key, ()):
-            if other not in values.get(others, {}):
-                raise ValueError(f"[{kind}.{name}] names {other!r}, but there is no [{others}.{other}]")
-
-    needed = {"models": ("title",), "parts": ("file", "sources"), "licences": ("title", "url", "must_accept")}
+    """Raise ValueError when a table of the registry lacks what it must say, says what is no such thing, or names what is
+    not there."""
+    for kind in _SHAPES:
+        if not isinstance(values.get(kind, {}), dict):
+            raise ValueError(f"{kind} is no table [{kind}.NAME]")
     if not values.get("models"):
         raise ValueError("it has no table [models.NAME]")
-    for kind, keys in needed.items():
+    for kind, shapes in _SHAPES.items():
         for name, table in values.get(kind, {}).items():
-            for key in keys:
-                if not isinstance(table, dict) or key not in table:
-                    raise ValueError(f"[{kind}.{name}] does not say {key}")
-            if kind == "models":
-                names(kind, name, "parts", "parts")
-            if kind != "licences":
-                names(kind, name, "licences", "licences")
+            if not isinstance(table, dict):
+                raise ValueError(f"{kind}.{name} is no table [{kind}.{name}]")
+            needed = _NEEDED[kind] + (("family",) if kind == "models" and "parts" in table else ())
+            missing = [key for key in needed if key not in table]
+            if missing:
+                raise ValueError(f"[{kind}.{name}] does not say {missing[0]}")
+            for key, value in table.items():
+                if key not in shapes:
+                    raise ValueError(f"[{kind}.{name}] says {key}, which is none of {', '.join(shapes)}")
+                what, fits = shapes[key]
+                if not fits(value):
+                    raise ValueError(f"[{kind}.{name}] says {key} = {value!r}, which is not {what}")
+                for other in value if key in ("parts", "licences") else ():
+                    if other not in values.get(key, {}):
+                        raise ValueError(f"[{kind}.{name}] names {other!r}, but there is no [{key}.{other}]")
 
 
 def find_part(name: str) -> Part:

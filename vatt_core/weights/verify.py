@@ -25,8 +25,14 @@ def verify_model(folder: Path, *, report: Callable[[str], None] = lambda line: N
         report(f"reading {name}")
         if record is not None:
             wanted = record["files"].get(name, {}).get("sha256")
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise BadModel(
+                    f"{path} cannot be read ({error.strerror or error}); correct that, or import the model again with --replace",
+                    file=str(path),
+                ) from error
             if found != wanted:
                 raise BadModel(
                     f"{path} is not what was imported (SHA-256 {found[:16]}… instead of {str(wanted)[:16]}…); import the model "

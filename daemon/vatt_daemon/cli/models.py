@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from vatt_core.errors import BadRequest, NotFound
+from vatt_core.errors import BadModel, BadRequest, NotFound
 from vatt_core.media.atomic import writing_error
 from vatt_core.weights import ModelEntry, find_entry, find_model, list_models, models_folder
 from vatt_core.weights.registry import downloads_folder, known_names, licences_of
@@ -31,6 +31,16 @@ Store = Annotated[
     str,
     typer.Option("--store", help="Precision of the language model in the folder: source, float32, float16, bfloat16."),
 ]
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--part",
+        help="ROLE=FILE where a file is not found by its name; roles: base, delta, checkpoint, "
+        "codebooks, word_embeds, codec, vision.",
+    ),
+]
+Normalise = Annotated[bool, typer.Option("--normalise-features", help="The model wants features of length 1.")]
+LoraAlpha = Annotated[int, typer.Option("--lora-alpha", min=1, help="Alpha of LoRA in training.")]
 
 
 @app.command("list")
@@ -72,22 +82,42 @@ def pull(
     accepted: Annotated[
         list[str] | None, typer.Option("--accept", help="A licence that you accept; may be repeated.")
     ] = None,
-    replace: Replace = False,
     trust: Trust = False,
+    replace: Replace = False,
     store: Store = "source",
+    parts: Parts = None,
+    normalise: Normalise = False,
+    lora_alpha: LoraAlpha = 32,
 ) -> None:
     """Fetch an official model and import it. The same command goes on where a broken one stopped."""
-    from vatt_core.weights.pull import accept, pull_parts, unaccepted
+    from vatt_core.weights.pull import accept, pull_parts, throw_away_damaged, unaccepted
 
     entry = find_entry(name)
     if entry.embedded:
         raise BadRequest(f"The model {name} ships with VATT: there is nothing to fetch.")
     if entry.installed and not replace:
-        raise BadRequest(f"The model {name} is installed at {entry.folder}. Add --replace to fetch it anew.")
+        raise BadRequest(
+            f"The model {name} is installed at {entry.folder}. Add --replace to import it anew; archives that are still there "
+            "are not fetched again."
+        )
+    options = _options(
+        trust=trust, replace=replace, store=store, parts=parts, normalise=normalise, lora_alpha=lora_alpha
+    )
+    if options["parts"]:
+        from vatt_core.weights.importing.found import look_at
+
+        look_at([], options["parts"])  # what is wrong with them is told before anything is fetched
     accept([*(accepted or ()), *_asked(unaccepted(entry, accepted or ()))])
     with _bars() as (line, progress):
         files = pull_parts(entry, report=line, show=progress)
-    _import(entry, entry.name, files, trust=trust, replace=replace, store=store)
+    try:
+        _import(entry, entry.name, files, options)
+    except BadModel as error:
+        blamed = next((file for file in files if str(file) == error.details.get("file")), None)
+        if blamed is None or not throw_away_damaged(blamed):
+            raise
+        message = f"{error.message.rstrip('.')}. {blamed.name} was thrown away; the same command fetches it again."
+        raise BadModel(message, **error.details) from error
     print(
         f"The archives stay in {downloads_folder()} for other models; 'vatt models remove --downloads' frees the room.",
         file=sys.stderr,
@@ -115,21 +145,12 @@ def import_(
     trust: Trust = False,
     replace: Replace = False,
     store: Store = "source",
-    parts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--part",
-            help="ROLE=FILE where a file is not found by its name; roles: base, delta, checkpoint, "
-            "codebooks, word_embeds, codec, vision.",
-        ),
-    ] = None,
+    parts: Parts = None,
     like: Annotated[
         str | None, typer.Option("--like", help="For a name of your own: the official model that it is like.")
     ] = None,
-    normalise: Annotated[
-        bool, typer.Option("--normalise-features", help="The model wants features of length 1.")
-    ] = False,
-    lora_alpha: Annotated[int, typer.Option("--lora-alpha", min=1, help="Alpha of LoRA in training.")] = 32,
+    normalise: Normalise = False,
+    lora_alpha: LoraAlpha = 32,
 ) -> None:
     """Make a model out of files of the official release that you have."""
     entry = find_entry(like or name)
@@ -139,43 +160,41 @@ def import_(
         raise BadRequest(f"{name!r} cannot be the name of a model; use letters, digits and '-'.", field="name")
     if like not in (None, name) and name in known_names():
         raise BadRequest(f"{name} is the name of another model than {like}; choose a name of your own.", field="name")
+    options = _options(
+        trust=trust, replace=replace, store=store, parts=parts, normalise=normalise, lora_alpha=lora_alpha
+    )
+    _import(entry, name, paths or [], options)
+
+
+def _options(
+    *, trust: bool, replace: bool, store: str, parts: list[str] | None, normalise: bool, lora_alpha: int
+) -> dict[str, Any]:
+    """What `ImportOptions` takes, checked before torch is loaded or anything fetched."""
+    if store not in ("source", "float32", "float16", "bfloat16"):
+        raise BadRequest(f"--store {store} is not known; choose source, float32, float16 or bfloat16.", field="store")
     named = {}
     for given in parts or ():
         role, equals, file = given.partition("=")
         if not equals or not file:
             raise BadRequest(f"--part {given} does not say what it is; write ROLE=FILE.", field="part")
         named[role] = Path(file)
-    _import(entry, name, paths or [], trust=trust, replace=replace, store=store, parts=named, normalise=normalise,
-            lora_alpha=lora_alpha)  # fmt: skip
+    return {
+        "trust": trust,
+        "replace": replace,
+        "store": store,
+        "normalise_features": normalise,
+        "lora_alpha": lora_alpha,
+        "parts": named,
+    }
 
 
-def _import(
-    entry: ModelEntry,
-    name: str,
-    paths: list[Path],
-    *,
-    trust: bool,
-    replace: bool,
-    store: str,
-    parts: dict[str, Path] | None = None,
-    normalise: bool = False,
-    lora_alpha: int = 32,
-) -> None:
-    if store not in ("source", "float32", "float16", "bfloat16"):
-        raise BadRequest(f"--store {store} is not known; choose source, float32, float16 or bfloat16.", field="store")
+def _import(entry: ModelEntry, name: str, paths: list[Path], options: dict[str, Any]) -> None:
     from vatt_core.weights.importing import ImportOptions, import_model
 
     assert entry.family is not None
-    options = ImportOptions(
-        trust=trust,
-        replace=replace,
-        store=cast(Any, store),
-        normalise_features=normalise,
-        lora_alpha=lora_alpha,
-        parts=parts or {},
-    )
     done = import_model(
-        name, paths, folder=models_folder() / name, family=entry.family, text_steered=entry.text_steered, options=options,
+        name, paths, folder=models_folder() / name, family=entry.family, text_steered=entry.text_steered,
+        options=ImportOptions(**options),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )  # fmt: skip
     for role, source in done.sources.items():
@@ -212,13 +231,13 @@ def remove(
         if entry.embedded:
             raise BadRequest(f"The model {name} ships with VATT and stays.")
         if not entry.folder.is_dir():
-            raise NotFound(f"The model {name} is not installed.", name=name)
+            raise NotFound(f"The model {name} is not installed. See 'vatt models list' for those that are.", name=name)
         folders.append(entry.folder)
     if downloads and downloads_folder().is_dir():
         folders.append(downloads_folder())
     for folder in folders:
-        freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         try:
+            freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             shutil.rmtree(folder)
         except OSError as error:
             raise writing_error(folder, error) from error
@@ -246,7 +265,11 @@ def dry_run(
         raise BadRequest("--free is infinite; give a number of GiB.", field="free")
     entry = find_entry(name)
     if not entry.installed and not entry.family:
-        raise NotFound(f"The sizes of {name} are not known before it is installed.", name=name)
+        raise NotFound(
+            f"The sizes of {name} are not known before it is installed. Install it, or name an official model, see 'vatt "
+            "models list'.",
+            name=name,
+        )
     from vatt_core.model.dry_run import rehearse
     from vatt_core.model.plan import LoadOptions
 
