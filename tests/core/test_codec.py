@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from vatt_core.errors import BadModel
+from vatt_core.errors import BadModel, BadRequest
+from vatt_core.model.audiocraft_codec import _import_audiocraft
 from vatt_core.model.codec import Codec
 from vatt_core.model.configuration import CodecConfig
 from vatt_core.timing import Timing
@@ -148,3 +152,58 @@ def test_waves_of_another_form_are_refused(codec: Codec) -> None:
 def test_a_configuration_that_contradicts_the_timing_is_refused(timing: Timing, changes: dict[str, Any]) -> None:
     with pytest.raises(BadModel):
         Codec(CodecConfig(encodec=ENCODEC | changes), timing)
+
+
+def write_audiocraft(folder: Path, **more: str) -> None:
+    """A package that is laid out as audiocraft is, whose training stack does not load."""
+    broken = "raise OSError('libtorch_cuda.so: cannot open shared object file')"
+    files = {
+        "__init__": "from . import data, modules, models",
+        "data/__init__": broken,
+        "modules/__init__": broken,
+        "modules/conv": "",
+        "modules/seanet": "from . import conv",
+        "quantization/__init__": "from .vq import quantizer",
+        "quantization/vq": "quantizer = 1",
+        "models/__init__": "from . import builders",
+        "models/encodec": "from .. import quantization",
+    }
+    for name, text in (files | more).items():
+        path = folder / "audiocraft" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def loaded() -> dict[str, object]:
+    return {name: module for name, module in sys.modules.items() if name.startswith("audiocraft")}
+
+
+def test_a_training_stack_that_does_not_load_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_audiocraft(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = loaded()
+    seanet, quantization, encodec = _import_audiocraft()
+    assert seanet.conv.__name__ == "audiocraft.modules.conv"
+    assert encodec.quantization.quantizer is quantization.quantizer
+    assert loaded() == before
+    with pytest.raises(OSError):
+        importlib.import_module("audiocraft")  # others find it as it is
+
+
+def test_an_audiocraft_that_loads_stays_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_audiocraft(tmp_path, **{"__init__": "", "modules/__init__": "", "models/__init__": ""})
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert _import_audiocraft()[0] is sys.modules["audiocraft.modules.seanet"]
+    finally:
+        for name in loaded():
+            del sys.modules[name]
+
+
+def test_a_codec_of_audiocraft_that_does_not_load_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_audiocraft(tmp_path, **{"modules/seanet": "raise OSError('no such library')"})
+    monkeypatch.syspath_prepend(tmp_path)
+    before = loaded()
+    with pytest.raises(BadRequest, match="no such library"):
+        _import_audiocraft()
+    assert loaded() == before

@@ -1,4 +1,4 @@
-"""The converter of both families at a tiny size: states, losses, captions, ranking."""
+"""The converter of both families at a tiny size: states, losses, captions."""
 
 from __future__ import annotations
 
@@ -125,8 +125,9 @@ def test_captions_come_with_their_likelihood(converter: Converter, settings: Sam
     for caption in converter.generate_captions(clips(1), PROMPT, count=3, settings=settings)[0]:
         assert caption.finished == (len(caption.ids) < 8) or caption.finished
         ids = [*caption.ids, *(converter.end_ids if caption.finished else ())]
-        likelihood = converter.mean_log_likelihood(clips(1), PROMPT, [ids])
-        assert caption.mean_log_likelihood == pytest.approx(float(likelihood), abs=1e-4)
+        labels = torch.tensor([[IGNORED_LABEL] * len(PROMPT) + ids])
+        loss = converter.caption_loss(clips(1), torch.tensor([PROMPT + ids]), labels=labels)
+        assert caption.mean_log_likelihood == pytest.approx(-float(loss.detach()), abs=1e-4)
 
 
 def test_greedy_captions_are_those_of_transformers(converter: Converter) -> None:
@@ -204,18 +205,6 @@ def test_scores_keep_the_likeliest_whatever_the_filters() -> None:
     assert one.isfinite().tolist() == [[False, True, False, False]]
     two = process_scores(logits, seen, SamplingSettings(temperature=1.0, top_p=1.0, top_k=2, repetition_penalty=1.0))
     assert two.isfinite().tolist() == [[True, True, False, False]]
-
-
-def test_ranking_does_not_depend_on_the_company(converter: Converter) -> None:
-    rows = [[5, 6], [7, 8, 9, 10], [11]]
-    together = converter.mean_log_likelihood(clips(1), PROMPT, rows)
-    alone = torch.cat([converter.mean_log_likelihood(clips(1), PROMPT, [row]) for row in rows])
-    torch.testing.assert_close(together, alone)
-    logs = converter.logits(clips(1), torch.tensor([PROMPT + rows[0]])).log_softmax(-1)[0]
-    by_hand = (logs[len(PROMPT) - 1, 5] + logs[len(PROMPT), 6]) / 2
-    torch.testing.assert_close(together[0], by_hand)
-    with pytest.raises(ValueError):
-        converter.mean_log_likelihood(clips(1), PROMPT, [[]])
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.dry_run import Rehearsal, count, filled, official_config, rehearse
 from vatt_core.model.folder import CONFIG_FILE, PART_NAMES, build_part
 from vatt_core.model.plan import LoadOptions, plan_memory
+from vatt_core.model.quantised import quantisable
 from vatt_core.model.stages import ANSWERS, build_empty, run_stage, working_of
 from vatt_core.weights import find_model
 
@@ -117,6 +118,22 @@ def test_a_run_that_computes_takes_what_was_foretold(monkeypatch: pytest.MonkeyP
     short = rehearse("nano", folder, None, LoadOptions(), device="cpu", available=GIB, run=True)
     assert built[PART_NAMES.index("converter")] == dry_run.REHEARSED < max(built)
     assert short.stages[1].cache == run.stages[1].cache
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_run_adds_the_layer_that_is_unpacked(bits: int) -> None:
+    """As the run without memory does: in both, what narrow weights take beside wide ones is the widest layer."""
+    added = []
+    for run in (False, True):
+        wide, narrow = (
+            rehearse("nano", find_model("nano"), None, options, device="cpu", available=GIB, run=run).stages[1]
+            for options in (LoadOptions(), LoadOptions(llm_bits=bits))
+        )
+        assert narrow.weights < wide.weights
+        added.append(narrow.activations - wide.activations)
+    converter = build_part(ModelConfig.load(find_model("nano") / CONFIG_FILE), "converter")
+    widest = max(layer.weight.nbytes for layer in quantisable(converter).values())  # type: ignore[arg-type]
+    assert added == pytest.approx([widest, widest], rel=0.01)
 
 
 def test_what_is_multiplied_wide_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

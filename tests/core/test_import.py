@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.core.imports import GEMMA_T, LLAMA_T, change, drop, refused, run
 from tests.core.official_files import pack_release, write_codec
-from vatt_core.errors import BadModel, BadRequest, DiskFull, InputNotVisible
+from vatt_core.errors import BadModel, BadRequest, InputNotVisible
 from vatt_core.model.configuration import ModelConfig
 from vatt_core.model.folder import load_model
 from vatt_core.weights.fingerprint import model_hash
-from vatt_core.weights.importing import build, import_model
-from vatt_core.weights.importing.placing import clear_up
 from vatt_core.weights.importing.reading import read_tensors
 from vatt_core.weights.record import read_record
 from vatt_core.weights.verify import verify_model
@@ -37,7 +33,10 @@ def test_an_imported_folder_is_complete_recorded_and_needs_no_pickle(whole_relea
         "vision.safetensors",
         "tokenizer/tokenizer.model",
     }
-    assert done.ignored["open_clip_pytorch_model.bin"] == ["logit_scale", "text.token_embedding.weight"]
+    assert done.ignored[str(whole_release / "eva" / "open_clip_pytorch_model.bin")] == [
+        "logit_scale",
+        "text.token_embedding.weight",
+    ]
     config = ModelConfig.load(folder / "config.json")
     assert config.audio.token_order == "legacy" and config.vision.mean == (0.5, 0.5, 0.5)
     assert verify_model(folder)
@@ -70,18 +69,76 @@ def test_weights_may_be_stored_narrower(whole_release: Path, tmp_path: Path) -> 
     assert config.converter.lora is not None and config.converter.lora.alpha == 16
 
 
-def test_the_folder_of_a_base_model_may_hold_shards(release: Path) -> None:
-    whole = torch.load(release / "vicuna" / "pytorch_model.bin", weights_only=True)
-    (release / "vicuna" / "pytorch_model.bin").unlink()
+def split_in_shards(folder: Path) -> dict[str, list[str]]:
+    """Write the weights of a base folder as two files; which keys are in which."""
+    whole = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    (folder / "pytorch_model.bin").unlink()
     names = sorted(whole)
     shards = {f"pytorch_model-0000{n + 1}-of-00002.bin": names[n::2] for n in range(2)}
     for file, keys in shards.items():
-        torch.save({key: whole[key] for key in keys}, release / "vicuna" / file)
+        torch.save({key: whole[key] for key in keys}, folder / file)
     index = {"weight_map": {key: file for file, keys in shards.items() for key in keys}}
-    (release / "vicuna" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return shards
+
+
+def test_the_folder_of_a_base_model_may_hold_shards(release: Path) -> None:
+    split_in_shards(release / "vicuna")
     run(release, folder=release.parent / "done")
     (release / "vicuna" / "pytorch_model-00002-of-00002.bin").unlink()
     assert "pytorch_model-00002-of-00002.bin" in refused(release).message
+
+
+def rewrite_as_safetensors(path: Path) -> Path:
+    """The same tensors in a file that needs no unpickling, instead of the pickled one."""
+    names = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}
+    stem = next(stem for stem in names if path.stem == stem or path.stem.startswith(f"{stem}-"))
+    written = path.with_name(path.name.replace(stem, names[stem])).with_suffix(".safetensors")
+    tensors = torch.load(path, weights_only=True)
+    save_file({key: value.clone() for key, value in tensors.items()}, written)
+    path.unlink()
+    return written
+
+
+@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize(("name", "base"), [("vatt-llama-t", "vicuna"), ("vatt-gemma-t", "gemma_2b")])
+def test_base_and_tower_may_be_safetensors(release: Path, tmp_path: Path, name: str, base: str, shards: bool) -> None:
+    pickled = run(release, name, folder=tmp_path / "pickled")
+    if shards:
+        split_in_shards(release / base)
+        index = release / base / "pytorch_model.bin.index.json"
+        named = index.read_text().replace("pytorch_model", "model").replace(".bin", ".safetensors")
+        index.with_name("model.safetensors.index.json").write_text(named)
+        index.unlink()
+    for path in sorted((release / base).glob("pytorch_model*.bin")):
+        rewrite_as_safetensors(path)
+    tower = rewrite_as_safetensors(release / "eva" / "open_clip_pytorch_model.bin")
+    done = run(release, name, folder=tmp_path / "done")
+    assert done.sources["vision"] == str(tower)
+    assert model_hash(done.folder) == model_hash(pickled.folder)
+
+
+def test_safetensors_go_before_a_pickled_form_beside_them(release: Path) -> None:
+    for pickled in (release / "vicuna" / "pytorch_model.bin", release / "eva" / "open_clip_pytorch_model.bin"):
+        rewrite_as_safetensors(pickled)
+        pickled.write_bytes(b"never read")
+    run(release)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "key"),
+    [
+        ("eva/open_clip_pytorch_model.bin", "visual.ln_post.weight"),
+        ("vicuna/pytorch_model.bin", "lm_head.weight"),
+    ],
+)
+def test_safetensors_with_numbers_that_are_none_or_cut_short(release: Path, pickled: str, key: str) -> None:
+    change(release / pickled, lambda state: state[key].view(-1)[:1].fill_(torch.nan))
+    written = rewrite_as_safetensors(release / pickled)
+    error = refused(release)
+    assert error.details["file"] == str(written) and error.details["key"] == key
+    written.write_bytes(written.read_bytes()[:-100])
+    assert str(written) in refused(release).message
 
 
 @pytest.mark.parametrize(
@@ -125,6 +182,14 @@ def test_a_configuration_that_no_model_can_be_built_from(release: Path, wrong: A
     assert str(path) in error.message
 
 
+@pytest.mark.parametrize("wrong", ["ten", [1], None, 0, -1.0, float("nan"), float("inf")])
+def test_an_angle_of_gemma_that_is_no_number(release: Path, wrong: Any) -> None:
+    path = release / "gemma_2b" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_theta": wrong}))
+    error = refused(release, "vatt-gemma-t")
+    assert str(path) in error.message and "rope_theta" in error.message
+
+
 def test_an_image_tower_that_cannot_be_built_is_refused_by_its_file(release: Path) -> None:
     path = release / "eva" / "open_clip_config.json"
     described = json.loads(path.read_text())
@@ -144,6 +209,7 @@ def test_a_path_that_is_not_there(release: Path) -> None:
     [
         ("audio_token_decoder.decoder.attn_layers.layers.1.1.ff.2.weight", [LLAMA_T]),
         ("audio_token_decoder.modality_a", [LLAMA_T]),
+        ("video_proj.weight", [LLAMA_T, "checkpoint-117000/pytorch_model.bin"]),
         ("video_proj.bias", [LLAMA_T, "checkpoint-117000/pytorch_model.bin"]),
         ("layers.1.self_attn.v_proj.lora_B", [LLAMA_T, "checkpoint-117000/pytorch_model.bin"]),
         ("layers.0.mlp.up_proj", [LLAMA_T, "vicuna/pytorch_model.bin"]),
@@ -200,7 +266,7 @@ def test_copies_of_the_shared_norm_must_agree(release: Path) -> None:
     assert "norm" in refused(release).message
 
 
-def test_a_whole_layer_that_is_missing_at_the_released_width_is_missed(release: Path) -> None:
+def test_a_gap_between_layers_is_told(release: Path) -> None:
     change(release / LLAMA_T, drop("encoder.attn_layers.layers.2."))
     assert "layers.2" in refused(release).message
 
@@ -232,6 +298,7 @@ def test_a_base_model_of_another_kind(release: Path) -> None:
     [
         (LLAMA_T, "encoder.base_model.model.model.norm.weight"),
         (LLAMA_T, "audio_token_decoder.classifier.1.weight"),
+        ("vicuna/pytorch_model.bin", "lm_head.weight"),
         ("audiogen_model/compression_state_dict.bin", "decoder.model.15.conv.conv.bias"),
         ("eva/open_clip_pytorch_model.bin", "visual.ln_post.weight"),
         ("meta_pretrain_vgg_encodec_embed.pt", ""),
@@ -245,7 +312,40 @@ def test_numbers_that_are_none_are_refused_by_file_and_part(release: Path, file:
     torch.save(content, release / file)
     error = refused(release)
     assert "NaN" in error.message
-    assert Path(file).name in error.message and error.details["key"]
+    assert error.details["file"] == str(release / file) and str(release / file) in error.message
+    assert error.details["key"] and error.details["part"] in error.message
+
+
+@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_numbers_of_the_base_that_are_none_are_refused_by_archive_and_member(
+    release: Path, tmp_path: Path, shards: bool, packed: bool
+) -> None:
+    key = "lm_head.weight"
+    names = split_in_shards(release / "vicuna") if shards else {"pytorch_model.bin": [key]}
+    name = next(file for file, keys in names.items() if key in keys)
+    change(release / "vicuna" / name, lambda state: state[key].view(-1)[:1].fill_(torch.nan))
+    wanted = str(release / "vicuna" / name)
+    if packed:
+        release = pack_release(release, tmp_path / "packed")
+        wanted = f"{release / 'vicuna.zip'}: vicuna/{name}"
+    error = refused(release)
+    assert error.message.startswith(f"{wanted}: {key} ") and "converter" in error.message
+    assert error.details == {"file": wanted, "key": key, "part": "converter"}
+
+
+def test_what_is_told_of_archives_names_them_and_their_members(release: Path, tmp_path: Path) -> None:
+    change(release / "vicuna" / "pytorch_model.bin", lambda state: state.update(strange=torch.zeros(1)))
+    settings = json.loads((release / "vicuna" / "config.json").read_text())
+    (release / "vicuna" / "config.json").write_text(json.dumps(settings | {"rope_theta": 7.0}))
+    change(release / LLAMA_T, lambda state: state.update({"other": torch.zeros(1), "encoder.more": torch.zeros(1)}))
+    packed = pack_release(release, tmp_path / "packed")
+    done = run(packed)
+    assert done.ignored[f"{packed / 'vicuna.zip'}: vicuna/pytorch_model.bin"] == ["strange"]
+    assert done.ignored[f"{packed / 'vatt_models.zip'}: {LLAMA_T}"] == ["other", "encoder.more"]
+    assert any(note.startswith(f"{packed / 'vicuna.zip'}: vicuna/config.json: rope_theta") for note in done.notes)
+    record = read_record(done.folder)
+    assert record is not None and record["ignored"] == done.ignored and record["notes"] == done.notes
 
 
 def test_codebooks_of_another_size(release: Path) -> None:
@@ -266,58 +366,3 @@ def test_several_files_for_one_part_are_asked_about(release: Path) -> None:
     with pytest.raises(BadRequest, match="--part checkpoint="):
         run(release)
     run(release, parts={"checkpoint": release / LLAMA_T})
-
-
-def test_an_installed_model_is_replaced_only_when_asked(release: Path) -> None:
-    folder = run(release).folder
-    with pytest.raises(BadRequest, match="--replace"):
-        run(release)
-    (release / "vicuna" / "config.json").unlink()
-    with pytest.raises(BadModel):
-        run(release, replace=True)
-    assert verify_model(folder)  # a failed import leaves the old one
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_what_killed_imports_left_goes_and_the_model_they_had_put_aside_comes_back(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    model = tmp_path / "own"
-    for work, name in (
-        (f".own.{ended.pid}.1a", "old"),
-        (f".own.{os.getpid()}.2b", "model"),
-        (f".own2.{ended.pid}.3c", "model"),
-        (f".own.7.{ended.pid}.4d", "old"),
-    ):
-        (tmp_path / work / name).mkdir(parents=True)
-        (tmp_path / work / name / "config.json").write_text(work)
-    clear_up(model)
-    assert (model / "config.json").read_text() == f".own.{ended.pid}.1a"
-    left = {f".own.{os.getpid()}.2b", f".own2.{ended.pid}.3c", f".own.7.{ended.pid}.4d"}
-    assert {path.name for path in tmp_path.iterdir()} == {"own", *left}
-
-
-def test_no_more_room_is_taken_than_was_asked_for(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(build, "need_space", lambda folder, size, what: asked.append(size))
-    for store in ("source", "bfloat16"):
-        folder = run(release, folder=release.parent / store, store=store).folder
-        written = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        assert asked[-1] == pytest.approx(written, rel=0.2)  # the names of tensors come on top
-
-
-def test_the_disk_is_asked_before_anything_is_written(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
-    refused(release, kind=DiskFull)
-
-
-def test_the_disk_is_asked_before_an_archive_is_unpacked(
-    whole_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    packed = pack_release(whole_release, tmp_path / "packed")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
-    lines: list[str] = []
-    with pytest.raises(DiskFull, match=r"\.zip"):
-        import_model("vatt-llama-t", [packed], folder=tmp_path / "models" / "vatt-llama-t", family="llama",
-                     text_steered=True, report=lines.append)  # fmt: skip
-    assert lines == [] and list((tmp_path / "models").iterdir()) == []

@@ -103,3 +103,10 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     torch.save({"pretrained": "facebook/encodec_32khz"}, tmp_path / "compression_state_dict.bin")
     with pytest.raises(BadModel, match="compression_state_dict"):
         read_compression(tmp_path / "compression_state_dict.bin")
+
+
+@pytest.mark.parametrize("state", [None, [1], {}, {"model": None}, {"model": [1]}, {"model": {}}])
+def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path, state: Any) -> None:
+    torch.save({"xp.cfg": yaml.safe_dump(settings()), "best_state": state}, tmp_path / "compression_state_dict.bin")
+    with pytest.raises(BadModel, match="compression_state_dict"):
+        read_compression(tmp_path / "compression_state_dict.bin")

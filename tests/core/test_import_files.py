@@ -15,7 +15,8 @@ from torch import nn
 
 from tests.core.imports import LLAMA_T, refused, run
 from tests.core.official_files import pack_release
-from vatt_core.errors import BadModel
+from vatt_core.errors import BadModel, BadRequest, InputNotVisible
+from vatt_core.weights.importing import import_model
 from vatt_core.weights.importing.reading import read_codebooks, read_tensors
 
 
@@ -24,7 +25,20 @@ def test_a_truncated_archive(whole_release: Path, tmp_path: Path, name: str) -> 
     archives = pack_release(whole_release, tmp_path / "archives")
     path = archives / name
     path.write_bytes(path.read_bytes()[:-1000])
-    assert name in refused(archives).message
+    assert str(path) in refused(archives).message
+    with pytest.raises(BadModel, match=name):
+        import_model("vatt-llama-t", [path], folder=tmp_path / "models" / "m", family="llama", text_steered=True)
+
+
+def test_a_truncated_archive_that_no_part_needs_is_noted(whole_release: Path, tmp_path: Path) -> None:
+    archives = pack_release(whole_release, tmp_path / "archives")
+    for name in ("gemma_2b.zip", "gemma-finetuned-checkpoint-231000.zip"):
+        (archives / name).write_bytes((archives / name).read_bytes()[:-1000])
+    done = run(archives, folder=tmp_path / "done")
+    assert [note for note in done.notes if "gemma" in note] == done.notes and len(done.notes) == 2
+    error = refused(archives, "vatt-gemma-t")
+    assert error.details["part"] == "base"
+    assert all(note in error.message for note in done.notes)
 
 
 def test_an_archive_with_a_damaged_member(whole_release: Path, tmp_path: Path) -> None:
@@ -43,6 +57,27 @@ def refused_by(release: Path, name: str) -> str:
     except BadModel as error:
         return error.message
     return ""
+
+
+def test_a_member_of_an_archive_is_named_after_it(whole_release: Path, tmp_path: Path) -> None:
+    archives = pack_release(whole_release, tmp_path / "archives")
+    odd = archives / "odd:names.zip"
+    with zipfile.ZipFile(odd, "w") as archive:
+        archive.write(whole_release / LLAMA_T, "of this year/llama.weights")
+        archive.write(whole_release / LLAMA_T, "of this year/other.ckpt")
+        archive.write(whole_release / LLAMA_T, "third.ckpt")
+    with pytest.raises(BadRequest, match=r"2 files .*checkpoint=ARCHIVE:MEMBER; .*other\.ckpt, third\.ckpt"):
+        run(archives, parts={"checkpoint": odd})
+    with pytest.raises(BadRequest, match=r"0 files .* at fourth\.ckpt"):
+        run(archives, parts={"checkpoint": Path(f"{odd}:fourth.ckpt")})
+    with pytest.raises(InputNotVisible):
+        run(archives, parts={"checkpoint": Path(f"{odd}.zip:third.ckpt")})
+    for given in ("of this year/llama.weights", "of this year", " third.ckpt"):
+        done = run(archives, parts={"checkpoint": Path(f"{odd}:{given}")}, replace=True)
+        assert done.sources["checkpoint"].startswith(f"{odd}: {given.strip()}")
+    base = {"base": Path(f"{archives / 'vicuna.zip'}:vicuna")}
+    done = run(archives, parts=base | {"checkpoint": Path(f"{odd}:third.ckpt")}, replace=True)
+    assert done.sources["base"] == f"{archives / 'vicuna.zip'}: vicuna/config.json"
 
 
 def test_names_in_an_archive_do_not_leave_the_folder(whole_release: Path, tmp_path: Path) -> None:

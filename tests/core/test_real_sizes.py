@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from vatt_core.errors import BadModel
+from vatt_core.model.configuration import Family
 from vatt_core.model.dry_run import count, official_config
 from vatt_core.model.official_names import PREFIX, official_places
 from vatt_core.model.stages import LiveBytes, build_empty
+from vatt_core.timing import Timing
+from vatt_core.weights.importing.audio import audio_sizes
 from vatt_core.weights.importing.language import read_source
 
 KEYS = json.loads((Path(__file__).parents[1] / "data" / "recorded" / "full_size_keys.json").read_text(encoding="utf-8"))
@@ -58,6 +62,26 @@ def test_names_and_shapes_are_those_of_the_release(family: str) -> None:
     assert 56 * MILLION < sizes.parameters["codec"] < 58 * MILLION
     billions = sizes.parameters["converter"] / 1e9
     assert 6.7 < billions < 6.8 if family == "llama" else 2.5 < billions < 2.52
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_a_checkpoint_of_the_released_width_has_the_released_depth(family: Family) -> None:
+    """One that is cut at the end of a stack has no gap in its numbers, yet is incomplete."""
+    shapes = KEYS[f"audio_token_decoder.{family}"]
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    released = official_config(family, family)
+    assert audio_sizes(tensors, Path("whole.ckpt"), Timing()) == (released.audio, released.timing)
+    for stack, layers in (("encoder", released.audio.encoder_layers), ("decoder", released.audio.decoder_layers)):
+        # A layer is two of these: attention and feed-forward.
+        last = tuple(f"{PREFIX}{stack}.attn_layers.layers.{2 * layers - number}." for number in (1, 2))
+        short = {key: value for key, value in tensors.items() if not key.startswith(last)}
+        assert 0 < len(short) < len(tensors)
+        with pytest.raises(BadModel, match=rf"short\.ckpt has {layers - 1} {stack} layers"):
+            audio_sizes(short, Path("short.ckpt"), Timing())
+        # Of another width it would be a model of its own.
+        narrow = {key: value for key, value in short.items() if not key.endswith("embedding.out_proj.weight")}
+        narrow[f"{PREFIX}embedding.out_proj.weight"] = torch.empty(64, released.audio.latent_dim, device="meta")
+        assert getattr(audio_sizes(narrow, Path("own.ckpt"), Timing())[0], f"{stack}_layers") == layers - 1
 
 
 def test_live_bytes_are_those_that_are_there_at_once() -> None:

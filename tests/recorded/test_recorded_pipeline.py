@@ -158,7 +158,8 @@ def test_training_step(case: Case) -> None:
 
 
 @torch.no_grad()
-def test_a_checkpoint_with_codebooks_of_its_own(recording: Recording, imported: Imported) -> None:
+def test_loss_with_codebooks_of_the_checkpoint(recording: Recording, imported: Imported) -> None:
+    """A checkpoint that carries its own quantizer: loss and every 50th logit, which is what was recorded of it."""
     tensors, description = recording("pipeline_llama")
     found = re.search(r"\S+\.ckpt", description["variant"] or "")
     if found is None:

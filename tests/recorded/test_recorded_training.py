@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from vatt_core.timing import Timing
 from vatt_core.training.audio import Clip
+
+pytestmark = pytest.mark.recorded
 
 Recording = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 

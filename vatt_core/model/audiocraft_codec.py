@@ -1,7 +1,8 @@
 """The codec run by audiocraft itself, for whoever has it installed: same interface, same samples.
 
 audiocraft pins an old torch and imports its training stack on the way to its codec. Where that fails, only the modules
-of the codec are imported, which need nothing but einops, flashy and omegaconf beside torch (see docs/models.md).
+of the codec are imported, which need nothing but einops, flashy and omegaconf beside torch (see docs/models.md). They import
+nothing later, so that no other importer of audiocraft finds half of it loaded.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib.util
 import math
 import re
 import sys
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -103,23 +105,50 @@ def build_audiocraft(codec: Codec) -> Any:
     ).eval()
 
 
+_PACKAGE = "audiocraft"
+_MODULES = ("audiocraft.modules.seanet", "audiocraft.quantization.vq", "audiocraft.models.encodec")
+_BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
+"""What importing an old library beside a new torch raises; OSError: torchaudio was built for another torch."""
+
+
 def _import_audiocraft() -> tuple[Any, Any, Any]:
-    names = ("audiocraft.modules.seanet", "audiocraft.quantization.vq", "audiocraft.models.encodec")
-    found = importlib.util.find_spec("audiocraft")
+    """audiocraft's modules with the autoencoder, the quantizer and the model of both."""
+    found = importlib.util.find_spec(_PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise BadRequest("audiocraft is not installed; choose the codec 'transformers', or see docs/models.md")
+    loaded = _loaded()
     try:
-        modules = [importlib.import_module(name) for name in names]
-    except ImportError:
-        for package in ("audiocraft", "audiocraft.modules", "audiocraft.models"):
-            # A package whose __init__ is not run, so that its modules can be imported one by one.
-            spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
-            spec.submodule_search_locations = ["/".join([found.submodule_search_locations[0], *package.split(".")[1:]])]
-            sys.modules[package] = importlib.util.module_from_spec(spec)
+        seanet, quantization, encodec = map(importlib.import_module, _MODULES)
+    except _BROKEN:
         try:
-            modules = [importlib.import_module(name) for name in names]
-        except ImportError as error:
+            seanet, quantization, encodec = _import_bare(found.submodule_search_locations[0])
+        except _BROKEN as error:
             raise BadRequest(
                 f"audiocraft's codec cannot be imported ({error}); choose the codec 'transformers', or see docs/models.md"
             ) from error
-    return modules[0], modules[1], modules[2]
+        finally:
+            _put_back(loaded)
+    return seanet, quantization, encodec
+
+
+def _import_bare(folder: str) -> tuple[Any, Any, Any]:
+    """The same without running the `__init__` of the packages that they lie in. The caller puts back what was loaded."""
+    _put_back({})
+    for package in (_PACKAGE, "audiocraft.modules", "audiocraft.models"):
+        spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
+        spec.submodule_search_locations = ["/".join([folder, *package.split(".")[1:]])]
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+    seanet, quantization, encodec = map(importlib.import_module, _MODULES)
+    return seanet, quantization, encodec
+
+
+def _loaded() -> dict[str, ModuleType]:
+    """The modules of audiocraft that are loaded."""
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == _PACKAGE}
+
+
+def _put_back(modules: dict[str, ModuleType]) -> None:
+    """Let these be the modules of audiocraft that others find loaded."""
+    for name in _loaded():
+        del sys.modules[name]
+    sys.modules.update(modules)

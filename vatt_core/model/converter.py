@@ -189,30 +189,6 @@ class Converter(nn.Module):
             self, features, prompt_ids, count=count, settings=settings or SamplingSettings(), seed=seed
         )
 
-    @torch.no_grad()
-    def mean_log_likelihood(
-        self, features: Tensor | None, prompt_ids: Sequence[int], texts: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """Mean log-likelihood per token of each text after the prompt, given one clip: [len(texts)] float32.
-
-        features: [1, F, D] (None: without the video). texts: ids without the prompt; an end token counts where given.
-        """
-        if not texts or not prompt_ids or not all(texts):
-            raise ValueError("ranking needs a prompt and texts of at least one token")
-        device = self.video_proj.weight.device
-        length = max(map(len, texts))
-        rows = [[*prompt_ids, *text, *[0] * (length - len(text))] for text in texts]
-        labels = [
-            [IGNORED_LABEL] * len(prompt_ids) + [*text] + [IGNORED_LABEL] * (length - len(text)) for text in texts
-        ]
-        # Padding on the right is never seen by what stands before it, so no mask is needed.
-        logits = self.logits(features, torch.tensor(rows, device=device))
-        target = torch.tensor(labels, device=device)[:, 1:]
-        losses = functional.cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), target, ignore_index=IGNORED_LABEL, reduction="none"
-        )  # [texts, L-1]
-        return -losses.sum(1) / (target != IGNORED_LABEL).sum(1)
-
 
 def mean_pool(features: Tensor, tokens: int) -> Tensor:
     """Frame features [B, F, D] -> means over time [B, tokens, D], for any F (reference 1, adaptive average pooling).

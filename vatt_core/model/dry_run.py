@@ -90,11 +90,12 @@ REHEARSED = 2
 """Layers of a language model that is too large for this machine, when it is run."""
 
 
-def run_parts(config: ModelConfig, plan: MemoryPlan, *, takes: int) -> Iterator[Stage]:
+def run_parts(config: ModelConfig, plan: MemoryPlan, *, takes: int, llm_bits: int = 0) -> Iterator[Stage]:
     """Build one part after the other on the plan's device with random numbers, and run its stage.
 
     Of a language model that would fill more than half of the free memory only the first layers are built: `cache` is
-    multiplied by the number of layers then, `weights` are those of the plan, and activations do not depend on it.
+    multiplied by the number of layers then, `weights` are those of the plan, and activations do not depend on it. Layers that
+    `llm_bits` would quantise compute as wide as the rest; the one that would be unpacked is added.
     """
     for part_plan in plan.parts:
         name, device, share = part_plan.name, plan.device, 1
@@ -107,6 +108,7 @@ def run_parts(config: ModelConfig, plan: MemoryPlan, *, takes: int) -> Iterator[
             share = layers // REHEARSED
         part = filled(build_part(used, name, empty=True), part_plan.dtype, device)
         activations, cache = run_stage(used, name, part, takes=takes)
+        activations += unpacked(part, llm_bits) if isinstance(part, Converter) else 0
         yield Stage(name, part_plan.weights, activations, cache * share)
 
 
@@ -226,7 +228,7 @@ def rehearse(
     )
     if run:
         del parts
-        stages = list(run_parts(config, plan, takes=takes))
+        stages = list(run_parts(config, plan, takes=takes, llm_bits=options.llm_bits))
     else:
         stages = []
         for part in plan.parts:

@@ -35,8 +35,8 @@ Parts = Annotated[
     list[str] | None,
     typer.Option(
         "--part",
-        help="ROLE=FILE where a file is not found by its name; roles: base, delta, checkpoint, "
-        "codebooks, word_embeds, codec, vision.",
+        help="ROLE=FILE, or ROLE=ARCHIVE:MEMBER, where a file is not found by its name; roles: base, delta, "
+        "checkpoint, codebooks, word_embeds, codec, vision.",
     ),
 ]
 Normalise = Annotated[bool, typer.Option("--normalise-features", help="The model wants features of length 1.")]

@@ -83,7 +83,7 @@ class _Part:
 
     state: Mapping[str, Tensor]
     source: str
-    origin: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def import_model(
@@ -112,13 +112,16 @@ def import_model(
         try:
             (work / "model").mkdir(parents=True)
         except OSError as error:
-            raise writing_error(work, error) from error
+            raise writing_error(folder, error) from error
         importing = _Import(name, files, work, family, text_steered, options, report)
         try:
             done = importing.run(folder)
         except BadModel as error:
             # Speak of the files that were given, not of where they were unpacked.
-            raise BadModel(importing.unpacker.as_given(error.message), **error.details) from error
+            given = importing.unpacker.as_given
+            details = {key: given(value) if isinstance(value, str) else value for key, value in error.details.items()}
+            message = ". ".join([given(error.message).rstrip("."), *files.damaged])
+            raise BadModel(message, **details) from error
         put(work / "model", folder)
         return done
     finally:
@@ -141,7 +144,7 @@ class _Import:
         self.name, self.files, self.made = name, files, work / "model"
         self.family, self.text_steered, self.options, self.report = family, text_steered, options, report
         self.unpacker = Unpacker(work / "unpacked", report)
-        self.done = ImportReport(work)
+        self.done = ImportReport(work, notes=list(files.damaged))
 
     def run(self, folder: Path) -> ImportReport:
         self.done.folder = folder
@@ -185,17 +188,15 @@ class _Import:
             codec=CodecConfig(encodec=compression.encodec),
         )
         self._compare_codebooks(audio, compression.state, codec_place)
-        self._ignore(weights, surplus)
-        for key, keys in language.ignored.items():
-            self._ignore(Path(key), keys)
-        self.done.notes += language.notes
-        tables = self.done.sources.get("codebooks", path)
+        self._ignore(str(weights), surplus)
+        for file, keys in language.ignored.items():
+            self._ignore(file, keys)
+        self.done.notes += map(self.unpacker.as_given, language.notes)
+        tables = str(path) if audio.own_codebooks else self.done.sources["codebooks"]
         parts = {
             "vision": _Part(vision, str(weights)),
             "converter": _Part(language.state, str(path), language.origin),
-            "audio_transformer": _Part(
-                audio.state, str(path), {"codebooks": str(path if audio.own_codebooks else tables)}
-            ),
+            "audio_transformer": _Part(audio.state, str(path), {"codebooks": (tables, "codebooks")}),
             "codec": _Part(compression.state, str(codec_place)),
         }
         for name, part in parts.items():
@@ -208,7 +209,10 @@ class _Import:
                 raise BadModel(
                     f"{part.source}: {error.message}; give the {name} of the release", file=part.source, part=name
                 ) from error
-        self._write(config, parts, base)
+        try:
+            self._write(config, parts, base)
+        except OSError as error:
+            raise writing_error(folder, error) from error
         return self.done
 
     # ---- which file is what ----------------------------------------------------------------------------------------
@@ -227,7 +231,7 @@ class _Import:
         if len(fitting) > 1:
             raise BadRequest(
                 f"Several files can be the {role} of {self.name}: {', '.join(map(str, fitting))}. Name one with "
-                f"--part {role}=FILE.",
+                f"--part {role}=FILE (in an archive: ARCHIVE:MEMBER).",
                 part=role,
             )
         self.done.sources[role] = str(fitting[0])
@@ -276,7 +280,8 @@ class _Import:
         sources = []
         if any(_BASE_WEIGHTS.match(place.name) for place in needed):
             self.report("reading the base model")
-            sources.append(read_source(folder, "base", read_folder(folder, trust=self.options.trust)))
+            weights = read_folder(folder, trust=self.options.trust)
+            sources += [read_source(file, "base", shard) for file, shard in weights.items()]
         deltas = []
         for place in self.files.candidates("delta"):
             path = self.unpacker.file(place)
@@ -297,9 +302,8 @@ class _Import:
             self.done.sources["word_embeds"] = str(place)
             sources.append(self._word_embeds(self.unpacker.file(place)))
         sources.append(read_source(checkpoint, "checkpoint", tensors))
-        self._ignore(
-            checkpoint, sorted(key for key in tensors if not key.startswith((PREFIX, "encoder.", "embed_tokens.")))
-        )
+        surplus = sorted(key for key in tensors if not key.startswith((PREFIX, "encoder.", "embed_tokens.")))
+        self._ignore(str(checkpoint), surplus)
         return read_converter(folder, sources, timing=audio.timing, lora_alpha=self.options.lora_alpha)
 
     def _word_embeds(self, path: Path) -> Source:
@@ -308,7 +312,7 @@ class _Import:
         if not isinstance(table, Tensor) or table.ndim != 2:
             raise BadModel(f"{path} is no table of tokens [vocabulary, width]; fetch it again", file=str(path))
         name = "embed_tokens.weight"
-        return Source(path, "token table", {name: table.detach()}, {name: path.name}, "gemma")
+        return Source(path, "token table", {name: table.detach()}, {name: name}, "gemma")
 
     def _compare_codebooks(self, audio: AudioPart, codec: Mapping[str, Tensor], place: Place) -> None:
         """The transformer's codebooks should be those of the codec (reference 11). Raises BadModel for other sizes."""
@@ -329,18 +333,13 @@ class _Import:
                 "made with the codec's"
             )
 
-    def _ignore(self, path: Path, keys: Sequence[str]) -> None:
+    def _ignore(self, file: str, keys: Sequence[str]) -> None:
         if keys:
-            self.done.ignored[path.name] = list(keys)
+            self.done.ignored.setdefault(self.unpacker.as_given(file), []).extend(keys)
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
-    def _write(
-        self,
-        config: ModelConfig,
-        parts: Mapping[str, _Part],
-        base: Place,
-    ) -> None:
+    def _write(self, config: ModelConfig, parts: Mapping[str, _Part], base: Place) -> None:
         store = None if self.options.store == "source" else getattr(torch, self.options.store)
         kinds = {name: store if name == "converter" else torch.float32 for name in parts}
         size = sum(_size(part.state, kinds[name]) for name, part in parts.items())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vatt_core.errors import BadModel
 from vatt_core.model.audiocraft_codec import our_name
-from vatt_core.weights.importing.reading import read_pickled
+from vatt_core.weights.importing.reading import read_pickled, state_dict
 
 FILE = "compression_state_dict.bin"
 
@@ -67,8 +67,7 @@ def read_compression(path: Path, *, trust: bool = False) -> CompressionCheckpoin
         settings = yaml.safe_load(content["xp.cfg"]) if isinstance(content["xp.cfg"], str) else dict(content["xp.cfg"])
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise BadModel(f"{path}: its configuration 'xp.cfg' cannot be read; fetch it again", file=str(path)) from error
-    best = content["best_state"]
-    tensors = best.get("model", best) if isinstance(best, Mapping) else {}
+    tensors = state_dict(content["best_state"], path)
     return CompressionCheckpoint(encodec_arguments(settings, path), from_audiocraft(tensors))
 
 

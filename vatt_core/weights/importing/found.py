@@ -57,10 +57,12 @@ class Place:
 
 @dataclass
 class Files:
-    """All files given, and what can be said of them without reading weights."""
+    """All files given, and what can be said of them without reading weights. damaged: what is wrong with archives that lie
+    in a given folder and cannot be read; perhaps no part needs them."""
 
     places: list[Place]
     named: dict[Role, Place] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
 
     def candidates(self, role: Role) -> list[Place]:
         """The files that may be `role`; for "base" the config.json of each folder."""
@@ -116,41 +118,67 @@ def read_small(place: Place) -> bytes:
 
 
 def look_at(paths: Iterable[Path], named: Mapping[str, Path] | None = None) -> Files:
-    """List files, folders and archives. `named` says of a file (or, for the base, of a folder) what it is.
+    """List files, folders and archives. `named` says of a file (or, for the base, of a folder) what it is; one in an archive
+    is written ARCHIVE:MEMBER.
 
-    Raises InputNotVisible for a path that is not there, BadModel for a truncated archive, BadRequest for an unknown role.
+    Raises InputNotVisible for a path that is not there, BadModel for a truncated archive that is given by its own name,
+    BadRequest for an unknown role.
     """
     files = Files([])
     for path in paths:
-        files.places += _listed(path.expanduser().absolute())
+        files.places += _listed(path.expanduser().absolute(), files.damaged)
     for role, path in (named or {}).items():
         known: Role | None = next((one for one in ROLES if one == role), None)
         if known is None:
             raise BadRequest(f"There is no part '{role}'. There are: {', '.join(ROLES)}.", field="part")
-        path = path.expanduser().absolute()
-        places = _listed(path)
-        if path.is_dir() or path.suffix == ".zip":
-            inside = Files(places)
-            found = inside.candidates(known)
-            if len(found) != 1:
-                raise BadRequest(
-                    f"{path} holds {len(found)} files that can be the {role}; name the file.", field="part"
-                )
-            files.named[known] = found[0]
-        else:
-            files.named[known] = places[0]
+        path, member = _split(path.expanduser().absolute())
+        places = _listed(path, files.damaged)
+        files.named[known] = _named(known, path, member, places)
         files.places += [place for place in places if place not in files.places]
     return files
 
 
-def _listed(path: Path) -> list[Place]:
+def _split(path: Path) -> tuple[Path, str]:
+    """A path and "", or, where there is none of that name, the archive and the member of ARCHIVE:MEMBER."""
+    if not path.exists():
+        for colon in re.finditer(":", str(path)):
+            archive = Path(str(path)[: colon.start()])
+            if archive.suffix.lower() == ".zip" and archive.is_file():
+                return archive, PurePosixPath(str(path)[colon.end() :].strip().replace("\\", "/")).as_posix()
+    return path, ""
+
+
+def _named(role: Role, path: Path, member: str, places: list[Place]) -> Place:
+    """The one of `places`, which lie at `path`, that is meant to be `role`. Raises BadRequest."""
+    packed = path.suffix.lower() == ".zip"
+    if not packed and not path.is_dir():
+        return places[0]
+    within = [place for place in places if not member or f"{place.member}/".startswith(f"{member}/")]
+    exact = [place for place in within if member and place.member == member]
+    found = exact or Files(within).candidates(role)
+    if len(found) == 1:
+        return found[0]
+    form = "ARCHIVE:MEMBER" if packed else "FILE"
+    shown = [place.member or str(place) for place in found or within or places]
+    raise BadRequest(
+        f"{path} holds {len(found)} files that can be the {role}{f' at {member}' if member else ''}. Name one with --part "
+        f"{role}={form}; there are: {', '.join(shown[:8])}{', …' if len(shown) > 8 else ''}.",
+        field="part",
+    )
+
+
+def _listed(path: Path, damaged: list[str]) -> list[Place]:
+    """What lies at a path. What is wrong with an archive in a folder is added to `damaged`."""
     if path.is_dir():
-        return [
-            place
-            for inner in sorted(path.rglob("*"))
-            if inner.is_file() and not any(part.startswith(".") for part in inner.relative_to(path).parts)
-            for place in ([Place(inner)] if inner.suffix.lower() != ".zip" else _members(inner))
-        ]
+        places = []
+        for inner in sorted(path.rglob("*")):
+            if not inner.is_file() or any(part.startswith(".") for part in inner.relative_to(path).parts):
+                continue
+            try:
+                places += _members(inner) if inner.suffix.lower() == ".zip" else [Place(inner)]
+            except BadModel as error:
+                damaged.append(error.message)
+        return places
     if not path.is_file():
         raise InputNotVisible(f"There is no file or folder {path}. Name an archive or a folder of the release.")
     return _members(path) if path.suffix.lower() == ".zip" else [Place(path)]
@@ -186,9 +214,9 @@ class Unpacker:
     def as_given(self, message: str) -> str:
         """A message that speaks of unpacked files, speaking of archives and their members instead."""
         for (archive, inside), folder in self._folders.items():
-            message = message.replace(f"{folder}/", f"{archive}: {inside}/").replace(
-                str(folder), f"{archive}: {inside}"
-            )
+            within = "" if inside == "." else f"{inside}/"
+            message = message.replace(f"{folder}/", f"{archive}: {within}")
+            message = message.replace(str(folder), f"{archive}: {inside}" if within else str(archive))
         return message
 
     def files(self, places: Sequence[Place]) -> list[Path]:

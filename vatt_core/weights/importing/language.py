@@ -7,6 +7,7 @@ the other family is refused, and what nobody needed is listed.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class LanguagePart:
     config: ConverterConfig
     state: dict[str, Tensor]
     feature_dim: int
-    origin: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, tuple[str, str]] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -81,7 +82,13 @@ def read_llm_config(folder: Path) -> tuple[Family, dict[str, Any], list[str]]:
     notes = []
     if family == "gemma":
         kept["hidden_act"] = values.get("hidden_activation") or "gelu_pytorch_tanh"
-        kept["rope_parameters"] = {"rope_type": "default", "rope_theta": float(values.get("rope_theta", 10_000.0))}
+        theta = values.get("rope_theta", 10_000.0)
+        if not isinstance(theta, int | float) or not 0 < theta < math.inf:
+            raise BadModel(
+                f"{path}: rope_theta is {theta!r} and no number above zero; give the config.json of the base model",
+                file=str(path),
+            )
+        kept["rope_parameters"] = {"rope_type": "default", "rope_theta": float(theta)}
         kept.setdefault("tie_word_embeddings", True)
     else:
         kept["hidden_act"] = values.get("hidden_act", "silu")
@@ -89,7 +96,7 @@ def read_llm_config(folder: Path) -> tuple[Family, dict[str, Any], list[str]]:
         kept.setdefault("tie_word_embeddings", False)
         for name in ("rope_scaling", "rope_theta"):
             if values.get(name) not in (None, _LLAMA_ROPE):
-                notes.append(f"{path.name}: {name} {values[name]} is not used, as in the official code")
+                notes.append(f"{path}: {name} {values[name]} is not used, as in the official code")
     return family, kept, notes
 
 
@@ -108,7 +115,7 @@ def delta_family(tensors: Mapping[str, Tensor]) -> Family | None:
 
 
 def read_source(path: Path, what: str, tensors: Mapping[str, Tensor]) -> Source:
-    """Tensors of a base folder, a delta or a checkpoint (of which only `encoder.*` counts), renamed."""
+    """Tensors of a file of the base, a delta or a checkpoint (of which only `encoder.*` counts), renamed."""
     renamed: dict[str, Tensor] = {}
     original: dict[str, str] = {}
     family: Family | None = None
@@ -208,7 +215,7 @@ def read_converter(folder: Path, sources: list[Source], *, timing: Timing, lora_
                 key=source.original[key],
             )
         part.state[name] = found
-        part.origin[name] = f"{source.path.name}: {source.original[key]}"
+        part.origin[name] = (str(source.path), source.original[key])
         used.add((number, key))
     needed = {name.removeprefix("llm.").removeprefix("model.").replace(".base_layer.", ".") for name in wanted}
     for source in sources:
@@ -221,7 +228,10 @@ def read_converter(folder: Path, sources: list[Source], *, timing: Timing, lora_
 
 def _missing(key: str, sources: list[Source]) -> str:
     looked = ", ".join(f"{source.path} ({source.what})" for source in sources)
-    return f"{key} is in none of the files of the converter: {looked or 'none was given'}; one of them is incomplete"
+    return (
+        f"{key} is in none of the files of the converter: {looked or 'none was given'}; one of them is incomplete, fetch it "
+        "again"
+    )
 
 
 def _tables_that_differ(sources: list[Source]) -> list[str]:
@@ -235,5 +245,5 @@ def _tables_that_differ(sources: list[Source]) -> list[str]:
         assert winner is not None
         narrow = torch.bfloat16 if torch.bfloat16 in (table.dtype, winner[1].dtype) else torch.float16
         if table.shape != winner[1].shape or not torch.equal(table.to(narrow), winner[1].to(narrow)):
-            notes.append(f"the token tables of {source.path.name} and {winner[0].path.name} differ; the latter is used")
+            notes.append(f"the token tables of {source.path} and {winner[0].path} differ; the latter is used")
     return notes

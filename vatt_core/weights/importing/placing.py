@@ -34,11 +34,17 @@ def put(made: Path, folder: Path) -> None:
 
 
 def clear_up(folder: Path) -> None:
-    """Remove what imports of this model left that were killed; a model that one of them had put aside comes back."""
+    """Remove what imports of this model left that were killed; a model that one of them had put aside comes back.
+
+    Raises ForbiddenPath, BadRequest when it cannot.
+    """
     for work in folder.parent.glob(f".{folder.name}.*.*"):
         # The model 'own.2' has works that look alike.
         maker, _, rest = work.name.removeprefix(f".{folder.name}.").partition(".")
         if maker.isdigit() and "." not in rest and not psutil.pid_exists(int(maker)):
             if (work / "old").exists() and not folder.exists():
-                os.replace(work / "old", folder)
+                try:
+                    os.replace(work / "old", folder)
+                except OSError as error:
+                    raise writing_error(folder, error) from error
             shutil.rmtree(work, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""Tensors out of the files of the official release. The only place that unpickles, and only with `weights_only=True`.
+"""Tensors out of the files of the official release: the only place that unpickles what others made, with `weights_only=True`
+unless the user trusts the file. A training reads its own checkpoints, and no others, in the same restricted way.
 
 Files are mapped into memory, so that a checkpoint larger than the memory can be read tensor by tensor.
 """
@@ -49,7 +50,11 @@ def read_pickled(path: Path, *, trust: bool = False) -> Any:
             "beside VATT, or give a file that holds tensors only",
             file=str(path),
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, AttributeError, LookupError, TypeError) as error:
+    except OSError as error:
+        raise BadModel(
+            f"{path} cannot be read ({_first_line(error)}); change its rights, or {_AGAIN}", file=str(path)
+        ) from error
+    except (RuntimeError, EOFError, ValueError, AttributeError, LookupError, TypeError) as error:
         if not _is_pickle(path):
             raise BadModel(f"{path} is no file of weights; {_AGAIN}", file=str(path)) from error
         raise BadModel(f"{path} is damaged ({_first_line(error)}); {_AGAIN}", file=str(path)) from error
@@ -115,8 +120,8 @@ def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     )
 
 
-def read_folder(folder: Path, *, trust: bool = False) -> dict[str, Tensor]:
-    """All tensors of a folder as transformers writes it: one file or shards, .safetensors before .bin.
+def read_folder(folder: Path, *, trust: bool = False) -> dict[Path, dict[str, Tensor]]:
+    """The tensors of each weight file of a folder as transformers writes it: one file or shards, .safetensors before .bin.
 
     Raises BadModel when there is no weight file, or when a shard that the index names is missing.
     """
@@ -128,12 +133,10 @@ def read_folder(folder: Path, *, trust: bool = False) -> dict[str, Tensor]:
                 names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (OSError, ValueError, KeyError, AttributeError) as error:
                 raise BadModel(f"{index} is no index of weight files; {_AGAIN}", file=str(index)) from error
-            tensors: dict[str, Tensor] = {}
-            for name in names:
-                tensors |= read_tensors(folder / Path(name).name, trust=trust)
-            return tensors
+            shards = [folder / Path(name).name for name in names]
+            return {shard: read_tensors(shard, trust=trust) for shard in shards}
         if whole.is_file():
-            return read_tensors(whole, trust=trust)
+            return {whole: read_tensors(whole, trust=trust)}
     raise BadModel(
         f"{folder} holds no weights (model.safetensors or pytorch_model.bin, whole or in shards); {_AGAIN}",
         file=str(folder),

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vatt_core.errors import BadModel
-from vatt_core.media.atomic import writing_error
 
 _NAMES = {
     torch.float64: "F64",
@@ -35,13 +34,13 @@ def write_tensors(
     *,
     source: str,
     dtype: torch.dtype | None = None,
-    origin: Mapping[str, str] = {},
+    origin: Mapping[str, tuple[str, str]] = {},
 ) -> int:
     """Write tensors in the order of their names; floating ones as `dtype` (None: as they are). Returns the bytes.
 
-    source: the file that they come from, for messages; origin: file and key of single ones. Raises BadModel when a
-    number is NaN or infinite (in the source or once narrowed) or a tensor stored in a form that no part has, DiskFull,
-    ForbiddenPath. The caller removes what a failure leaves.
+    source: the file that they come from, for messages; origin: file and key of those from other files. Raises BadModel when
+    a number is NaN or infinite (in the source or once narrowed) or a tensor stored in a form that no part has, OSError.
+    The caller removes what a failure leaves.
     """
     kinds = {
         name: dtype if dtype is not None and value.is_floating_point() else value.dtype
@@ -49,12 +48,13 @@ def write_tensors(
     }
     for name, value in tensors.items():
         if kinds[name] not in _NAMES or value.layout != torch.strided:
-            where = origin.get(name, source)
+            file, key = origin.get(name, (source, name))
             raise BadModel(
-                f"{name} of {where} is stored as {kinds[name]} ({value.layout}), which no part can hold; give the file of the "
-                "release",
-                file=where,
-                key=name,
+                f"{file}: {key} is stored as {kinds[name]} ({value.layout}), which the part {path.stem} cannot hold; give the "
+                "file of the release",
+                file=file,
+                key=key,
+                part=path.stem,
             )
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -65,29 +65,30 @@ def write_tensors(
         end += size
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    try:
-        with path.open("wb") as file:
-            file.write(len(head).to_bytes(8, "little") + head)
-            for name in sorted(tensors):
-                for piece in tensors[name].detach().reshape(-1).split(_AT_ONCE):
-                    file.write(_bytes(piece, kinds[name], name, origin.get(name, source)))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise writing_error(path, error) from error
+    with path.open("wb") as stream:
+        stream.write(len(head).to_bytes(8, "little") + head)
+        for name in sorted(tensors):
+            for piece in tensors[name].detach().reshape(-1).split(_AT_ONCE):
+                stream.write(_bytes(piece, kinds[name], path.stem, *origin.get(name, (source, name))))
+        stream.flush()
+        os.fsync(stream.fileno())
     return 8 + len(head) + end
 
 
-def _bytes(piece: Tensor, dtype: torch.dtype, name: str, origin: str) -> bytes:
+def _bytes(piece: Tensor, dtype: torch.dtype, part: str, file: str, key: str) -> bytes:
     converted = piece.to(dtype).contiguous()
     if converted.is_floating_point() and not bool(converted.isfinite().all()):
         if bool(piece.isfinite().all()):
             raise BadModel(
-                f"{name} of {origin} holds numbers too large for {dtype}; import it with --store source",
-                file=origin,
-                key=name,
+                f"{file}: {key} of the part {part} holds numbers too large for {dtype}; import it with --store source",
+                file=file,
+                key=key,
+                part=part,
             )
         raise BadModel(
-            f"{name} of {origin} holds NaN or infinity; the file is damaged, fetch it again", file=origin, key=name
+            f"{file}: {key} of the part {part} holds NaN or infinity; the file is damaged, fetch it again",
+            file=file,
+            key=key,
+            part=part,
         )
     return converted.view(torch.uint8).numpy().tobytes()
