@@ -290,12 +290,12 @@ class NanoTraining:
             return tower.encode(clip, batch_size=self.timing.frames).half().cpu().numpy()
 
         frames = self._stretches.read()
-        self._stretch_features.fill(
-            range(len(frames)), lambda row: look(np.array(frames[row])), workers=0, progress=self._count("features")
-        )
         make = partial(frames_of, self.timing, self.config.vision.image_size)
         workers = os.cpu_count() or 1
         with one_thread():
+            self._stretch_features.fill(
+                range(len(frames)), lambda row: look(np.array(frames[row])), workers=0, progress=self._count("features")
+            )
             self._features.fill(self.clips.scenes, make, finish=look, workers=workers, progress=self._count("features"))
 
     def run_language(self) -> None:
