@@ -75,6 +75,7 @@ def test_limits_on_memory_processor_and_time_end_in_words(clip: Path, tmp_path: 
         with own.installed():
             with pytest.raises(LimitsExceeded):
                 call()  # type: ignore[operator]
+            assert own._idle == []  # the next clip is read by a new process
             assert probe(clip).duration == time_map.duration
         own.close()
 

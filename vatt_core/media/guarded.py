@@ -111,7 +111,10 @@ class Guard:
             try:
                 result = reader.call({"call": name, "arguments": arguments, "options": options}, cancelled)
             except _Refused as refused:
-                self._keep(reader)
+                if isinstance(refused.error, LimitsExceeded):
+                    reader.end()  # what it took for this clip it may not give back, and refuse the next for it
+                else:
+                    self._keep(reader)
                 raise refused.error from None
             except BaseException:
                 reader.end()
