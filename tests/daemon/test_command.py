@@ -212,9 +212,6 @@ def test_doctor_sees_a_torchvision_that_does_not_fit(home: Any) -> None:
     checks = {check["name"]: check for check in json.loads(report.stdout)["checks"]}
     assert report.returncode == 1 and checks["torch works"]["state"] == "ok"
     assert checks["model libraries"]["state"] == "problem" and "nms" in checks["model libraries"]["seen"]
-    assert {check["name"]: check["state"] for check in json.loads(home.vatt("doctor", "--json").stdout)["checks"]}[
-        "model libraries"
-    ] == "ok"
 
 
 def test_training_and_measuring_refuse_wrong_words_at_once(home: Any) -> None:
@@ -224,7 +221,6 @@ def test_training_and_measuring_refuse_wrong_words_at_once(home: Any) -> None:
         ("train", "nano", "--stages", "vision,nonsense"),
         ("eval", "world", "--output", "letter.md"),
         ("eval", "world", "--device", "cdua"),
-        ("eval", "world", "--parts", "nonsense"),
     ):
         plain(home.vatt(*arguments), 2)
     assert not (home.root / "runs").exists() and (home.root / "letter.md").read_text() == "dear"

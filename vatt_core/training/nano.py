@@ -185,11 +185,6 @@ class NanoTraining:
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
-    def check(self, stage: str) -> None:
-        """Raise BadRequest for what is no stage."""
-        if stage not in STAGES:
-            raise BadRequest(f"There is no stage {stage!r}; choose among {', '.join(STAGES)}.", stage=stage)
-
     def missing_bytes(self) -> int:
         """Bytes on the disk that what is drawn and seen does not take up yet."""
         return sum(
@@ -198,7 +193,7 @@ class NanoTraining:
 
     def run(self, stage: str) -> None:
         """Run one stage (a name of STAGES). A stage that is done returns quickly."""
-        self.check(stage)
+        check_stage(stage)
         with torch.random.fork_rng():
             torch.manual_seed(STAGES.index(stage))
             getattr(self, f"run_{stage}")()
@@ -368,6 +363,12 @@ class NanoTraining:
         self.tokenizer.save_pretrained(str(target / "tokenizer"))
 
 
+def check_stage(stage: str) -> None:
+    """Raise BadRequest for what is no stage."""
+    if stage not in STAGES:
+        raise BadRequest(f"There is no stage {stage!r}; choose among {', '.join(STAGES)}.", stage=stage)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch on one core, while other processes use the rest: threads that wait for one another there take many times as long."""
@@ -402,9 +403,9 @@ def train_nano(
     cores = os.cpu_count() or 1
     place = chosen_device(device).type
     apart = stages is None and place == "cpu" and cores > 1
-    training = NanoTraining(folder, recipe or Recipe(), place, report, workers=workers or (1 if apart else cores))
     for stage in stages or ():
-        training.check(stage)
+        check_stage(stage)
+    training = NanoTraining(folder, recipe or Recipe(), place, report, workers=workers or (1 if apart else cores))
     need_space(folder, training.missing_bytes(), "The training", cure="name a --folder on another disk")
     try:
         if apart:

@@ -36,11 +36,12 @@ def world(
     from rich.console import Console
 
     from vatt_core.evaluation.report import check_target, terminal_table, write_report
-    from vatt_core.evaluation.world import DEFAULT_PARTS, evaluate_world
-    from vatt_core.pipeline import Pipeline
 
     if output is not None:
         check_target(output)
+    from vatt_core.evaluation.world import DEFAULT_PARTS, evaluate_world
+    from vatt_core.pipeline import Pipeline
+
     wanted = tuple(part.strip() for part in parts.split(",")) if parts else DEFAULT_PARTS
     report = evaluate_world(
         Pipeline.load(model, device=device),
