@@ -164,6 +164,7 @@ def test_a_daemon_that_is_killed_under_a_command_is_told(home: Any) -> None:
     written, said = command.communicate(timeout=90)
     assert command.returncode == 7
     assert written == b"" and len(said.splitlines()) == 1
+    assert not home.output.exists() or list(home.output.iterdir()) == []
 
 
 def test_a_terminal_gets_a_progress_bar_and_a_pipe_plain_lines(home: Any) -> None:
