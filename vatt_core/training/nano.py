@@ -401,11 +401,11 @@ def train_nano(
     Raises BadRequest for a stage or device that there is not, DiskFull before anything is drawn or when the disk fills.
     """
     cores = os.cpu_count() or 1
-    place = chosen_device(device).type
-    apart = stages is None and place == "cpu" and cores > 1
+    place = chosen_device(device)
+    apart = stages is None and place.type == "cpu" and cores > 1
     for stage in stages or ():
         check_stage(stage)
-    training = NanoTraining(folder, recipe or Recipe(), place, report, workers=workers or (1 if apart else cores))
+    training = NanoTraining(folder, recipe or Recipe(), str(place), report, workers=workers or (1 if apart else cores))
     need_space(folder, training.missing_bytes(), "The training", cure="name a --folder on another disk")
     try:
         if apart:
