@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vatt_core.wording import agreement, best_captions, clauses, repeats_itself, usual_length
+from vatt_core.wording import LEFT_OUT, agreement, best_captions, clauses, repeats_itself, usual_length
 
 
 def test_a_text_has_as_many_clauses_as_it_tells_things() -> None:
@@ -39,6 +39,15 @@ def test_what_the_draws_differ_about_is_better_left_out_than_said_wrong() -> Non
     assert agreement("a bird sings", drawn) > agreement("a red bird sings", drawn)
     sure = ["a red bird sings"] * 5 + ["a blue bird sings"]
     assert agreement("a red bird sings", sure) > agreement("a bird sings", sure)
+
+
+def test_the_surest_captions_leave_out_what_a_good_part_of_the_draws_says_otherwise() -> None:
+    drawn = ["a red bird sings"] * 6 + ["a blue bird sings"] * 4
+    said, unsaid = "a red bird sings", "a bird sings"
+    assert agreement(said, drawn) > agreement(unsaid, drawn)
+    assert agreement(said, drawn, left_out=LEFT_OUT) < agreement(unsaid, drawn, left_out=LEFT_OUT)
+    first, *others = [text for text, _ in best_captions([*drawn, unsaid])]
+    assert first == said and others == [unsaid, "a blue bird sings"]
 
 
 def test_the_best_caption_says_much_and_the_next_are_the_surest() -> None:
