@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from fractions import Fraction
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,19 @@ from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.configuration import AudioTransformerConfig, ConverterConfig, Family, ModelConfig, VisionConfig
 from vatt_core.model.converter import Converter
 from vatt_core.model.folder import build_part
-from vatt_core.model.text import train_tokenizer
+from vatt_core.model.text import load_tokenizer, train_tokenizer
 from vatt_core.timing import Timing
 from vatt_core.training.audio import AudioStage
-from vatt_core.training.language import ConverterStage, StateHeads
+from vatt_core.training.language import ConverterStage, StateHeads, seen_word_weights, weighed_cross_entropy
 from vatt_core.training.loop import StageOptions, StageProgress, TrainingStage, run_stage
 from vatt_core.training.nano import JOINED, SOUND_AND_LANGUAGE, STAGES, NanoTraining, Recipe, train_nano
+from vatt_core.training.nano_config import VOCABULARY
 from vatt_core.training.texts import tokenizer_corpus
 from vatt_core.weights.fingerprint import model_files
 from vatt_core.world.scene import describe, split_seed
 
 SMALL = Recipe(
-    stretches=6, clips=3, texts=6, codes=5, decoder=15, encoder=5, vision=15, language=40, converter_projection=15,
+    stretches=6, clips=3, texts=6, codes=5, decoder=15, encoder=5, codec=20, vision=15, language=40, converter_projection=15,
     # The audio transformer's first steps mostly learn how often each code occurs, which few rows may not show.
     converter_lora=5, converter_whole=5, audio_instructions=6, audio_captions=40,
 )  # fmt: skip
@@ -171,6 +173,28 @@ def test_the_same_stages_train_models_of_the_official_form(tmp_path: Path, famil
     question = audio.questions.ask(codes.long(), mask_token=timing.mask, generator=draws)
     assert question.codebooks is None and question.targets.shape == codes.shape
     stages_learn(audio, tmp_path)
+
+
+def test_the_words_that_tell_what_is_seen_count_more_in_a_caption() -> None:
+    tokenizer = load_tokenizer(Path(str(files("vatt_core") / "nano" / "tokenizer")))
+    weights = seen_word_weights(tokenizer, VOCABULARY, 8.0)
+    text = "a small red wooden ball bounces"
+    told = {tokenizer.decode([token]).strip(): float(weights[token]) for token in tokenizer.encode(text)[1:]}
+    # The material cannot be seen; which one a caption names is drawn.
+    assert told == {"a": 1, "small": 8, "red": 8, "wooden": 1, "ball": 8, "bounces": 1}
+    assert set(weights.tolist()) == {1.0, 8.0}
+
+
+def test_weights_of_tokens_do_not_change_what_is_learnt_to_be_how_likely() -> None:
+    """Of four texts, three leave out what the fourth says: the gradient is zero where that is told with one in four."""
+    labels = torch.tensor([[0, 1], [0, 1], [0, 1], [0, 2]])
+    logits = torch.tensor([0.0, 3.0, 1.0]).log().expand(4, 2, 3).clone().requires_grad_(True)
+    loss = weighed_cross_entropy(logits, labels, torch.tensor([1.0, 1.0, 8.0]))
+    loss.backward()
+    assert logits.grad is not None and torch.allclose(logits.grad.sum((0, 1)), torch.zeros(3), atol=1e-6)
+    # Three texts of weight 1 with 3 / 11, one of weight 8 with 8 / 11.
+    shares = torch.tensor([3 / 11, 8 / 11])
+    assert torch.allclose(loss, -(shares * shares.log()).sum())
 
 
 def stages_learn(stage: ConverterStage | AudioStage, folder: Path) -> None:

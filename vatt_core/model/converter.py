@@ -198,8 +198,9 @@ def mean_pool(features: Tensor, tokens: int) -> Tensor:
     return functional.adaptive_avg_pool1d(features.transpose(1, 2), tokens).transpose(1, 2)
 
 
-def shifted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of each slot's successor: logits [B, L, vocabulary], labels [B, L], a scalar over known labels."""
+def shifted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross entropy of each slot's successor: logits [B, L, vocabulary], labels [B, L], a scalar over known labels.
+    weights: how much each token of the vocabulary counts in that mean, [vocabulary]."""
     return functional.cross_entropy(
-        logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL
+        logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), weights, ignore_index=IGNORED_LABEL
     )

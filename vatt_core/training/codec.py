@@ -1,8 +1,9 @@
-"""Training of the codec in three stages: codes, decoder, encoder.
+"""Training of the codec in four stages: codes, decoder, encoder, both.
 
 Learning codes end to end on waveforms is slow on small machines. So the codes are learnt first, on mel spectra, where it
-takes minutes (:class:`CodesStage`); then EnCodec's decoder learns to sound them (:class:`DecoderStage`), and at last its
-encoder learns to find the same latents from the wave (:class:`EncoderStage`). What comes out is one ordinary EncodecModel.
+takes minutes (:class:`CodesStage`); then EnCodec's decoder learns to sound them (:class:`DecoderStage`), its encoder learns
+to find the same latents from the wave (:class:`EncoderStage`), and at last both learn together (:class:`CodecStage`). What
+comes out is one ordinary EncodecModel.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from transformers import EncodecModel
 from vatt_core.timing import Timing
 from vatt_core.training.loop import StageOptions, TrainingStage
 from vatt_core.training.quantizer import ResidualQuantizer
-from vatt_core.training.spectra import MelSpectrum, MultiScaleMel
+from vatt_core.training.spectra import MelSpectrum, MultiScaleMel, Rises
 
 Sounds = NDArray[np.int16]
 """[clips, samples] at the codec's rate, as :class:`vatt_core.training.data.WorldClips` keeps them."""
@@ -188,31 +189,30 @@ def write_codebooks(encodec: EncodecModel, quantizer: ResidualQuantizer) -> None
 
 
 class _EncodecStage(TrainingStage):
-    """What the trainings of EnCodec's two halves share. encode: waves -> latents and codes, of :class:`CodesStage`."""
+    """What the trainings of EnCodec's halves share. trained: which of them learn."""
 
-    trained: str
+    trained: tuple[str, ...]
 
     def __init__(
         self,
         sounds: Sounds,
         timing: Timing,
         encodec: EncodecModel,
-        encode: Callable[[Tensor], tuple[Tensor, Tensor]],
         options: StageOptions,
         *,
         batch: int = 8,
         frames: int = 64,
     ) -> None:
         self.sounds, self.timing, self.options = sounds, timing, options
-        self.encodec, self.encode, self.batch, self.frames = encodec, encode, batch, frames
-        self.half = encodec.get_submodule(self.trained)
+        self.encodec, self.batch, self.frames = encodec, batch, frames
         encodec.requires_grad_(False)
-        self.half.requires_grad_(True)
-        self.device = next(self.half.parameters()).device
+        for half in self.modules().values():
+            half.requires_grad_(True)
+        self.device = next(encodec.parameters()).device
         self.distance = MultiScaleMel(sample_rate=timing.sample_rate).to(self.device)
 
     def modules(self) -> dict[str, nn.Module]:
-        return {self.trained: self.half}
+        return {name: self.encodec.get_submodule(name) for name in self.trained}
 
     def _segments(self, generator: torch.Generator) -> Tensor:
         """Waves [B, (EDGE + frames + EDGE) * hop]. The edges are not judged: what lies before and after is missing there."""
@@ -222,38 +222,59 @@ class _EncodecStage(TrainingStage):
             self.sounds, batch=self.batch, samples=samples, hop=hop, generator=generator, device=self.device
         )
 
+    def _inner(self, wave: Tensor) -> Tensor:
+        """Without the edges."""
+        return wave[..., EDGE * self.timing.hop_length : -EDGE * self.timing.hop_length]
+
+    def _spectral_losses(self, made: Tensor, wave: Tensor) -> dict[str, Tensor]:
+        """Of waves [B, samples] without edges: the loss, by spectra alone, and its figures."""
+        distance = self.distance(made, wave)
+        # No mel band reaches down to a constant offset, so it needs a word of its own.
+        slow = functional.avg_pool1d((made - wave)[:, None], self.timing.sample_rate // 10)
+        offset = slow.abs().mean()
+        made_power, power = (one.square().mean(1).clamp(min=1e-7) for one in (made.detach(), wave))
+        return {
+            "loss": distance["log"] + distance["linear"] + 0.5 * distance["energy"] + 10 * offset,
+            **{name: value.detach() for name, value in distance.items()},
+            "level_db": 10 * torch.log10(made_power / power).mean(),
+            "offset": offset.detach(),
+        }
+
+
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Waves -> latents and codes, of :class:`CodesStage`."""
+
 
 class DecoderStage(_EncodecStage):
     """EnCodec's decoder learns to sound the frozen codes, by spectral losses alone (the codes carry no phase)."""
 
-    name = trained = "decoder"
+    name = "decoder"
+    trained = ("decoder",)
+
+    def __init__(
+        self, sounds: Sounds, timing: Timing, encodec: EncodecModel, encode: Encode, options: StageOptions
+    ) -> None:
+        super().__init__(sounds, timing, encodec, options)
+        self.encode = encode
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        hop = self.timing.hop_length
         wave = self._segments(generator)
         _, codes = self.encode(wave)
         made = self.encodec.decoder(self.encodec.quantizer.decode(codes.transpose(0, 1)))[:, 0]
-        inner = slice(EDGE * hop, (EDGE + self.frames) * hop)
-        distance = self.distance(made[:, inner], wave[:, inner])
-        # No mel band reaches down to a constant offset, so it needs a word of its own.
-        slow = functional.avg_pool1d((made - wave)[:, None, inner], self.timing.sample_rate // 10)
-        offset = slow.abs().mean()
-        loss = distance["log"] + distance["linear"] + 0.5 * distance["energy"] + 10 * offset
-        level = 10 * torch.log10(
-            made[:, inner].detach().square().mean(1).clamp(min=1e-7) / wave[:, inner].square().mean(1).clamp(min=1e-7)
-        )
-        return {
-            "loss": loss,
-            **{name: value.detach() for name, value in distance.items()},
-            "level_db": level.mean(),
-            "offset": offset.detach(),
-        }
+        return self._spectral_losses(self._inner(made), self._inner(wave))
 
 
 class EncoderStage(_EncodecStage):
     """EnCodec's encoder learns, from the wave, the latents that the codes were made of."""
 
-    name = trained = "encoder"
+    name = "encoder"
+    trained = ("encoder",)
+
+    def __init__(
+        self, sounds: Sounds, timing: Timing, encodec: EncodecModel, encode: Encode, options: StageOptions
+    ) -> None:
+        super().__init__(sounds, timing, encodec, options)
+        self.encode = encode
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         wave = self._segments(generator)
@@ -267,3 +288,32 @@ class EncoderStage(_EncodecStage):
             distances = torch.cdist(found.transpose(1, 2), embed[None])
             agreement = (distances.argmin(-1) == codes[:, 0])[:, inner].float().mean()
         return {"loss": loss, "first_codebook_agreement": agreement}
+
+
+class CodecStage(_EncodecStage):
+    """Both halves together, through codebooks that stay: the encoder learns which codes sound most like the wave.
+
+    The latents of :class:`CodesStage` hold what is loudest. Of a bird over an engine they keep the engine, and no decoder
+    can bring the bird back. A loss on what begins to sound asks for it.
+    """
+
+    name = "codec"
+    trained = ("encoder", "decoder")
+
+    def __init__(self, sounds: Sounds, timing: Timing, encodec: EncodecModel, options: StageOptions) -> None:
+        super().__init__(sounds, timing, encodec, options)
+        self.rises = Rises(sample_rate=timing.sample_rate).to(self.device)
+
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        wave = self._segments(generator)
+        latents = self.encodec.encoder(wave[:, None])  # [B, D, T]
+        with torch.no_grad():
+            codes = self.encodec.quantizer.encode(latents, self.encodec.config.target_bandwidths[-1])
+            quantised = self.encodec.quantizer.decode(codes)
+        # Straight through: the gradient of what was quantised is the gradient of the latents.
+        made = self.encodec.decoder(latents + (quantised - latents).detach())[:, 0]
+        figures = self._spectral_losses(self._inner(made), self._inner(wave))
+        rises = self.rises(self._inner(made), self._inner(wave))
+        commitment = (latents - quantised)[..., EDGE:-EDGE].square().mean() / quantised.square().mean()
+        figures["loss"] = figures["loss"] + 0.3 * rises + 0.1 * commitment
+        return figures | {"rises": rises.detach(), "commitment": commitment.detach()}

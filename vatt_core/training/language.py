@@ -38,6 +38,7 @@ from vatt_core.training.vision import (
     scene_targets,
     stretch_targets,
 )
+from vatt_core.world.kinds import MATERIALS
 from vatt_core.world.scene import Scene
 
 STATE_FORCE_WEIGHT = 8.0
@@ -132,6 +133,7 @@ class _CaptionStage(TrainingStage):
     converter: Converter
     tokenizer: PreTrainedTokenizerBase
     heads: StateHeads
+    token_weights: Tensor | None = None
 
     def _read(self, video: Tensor, ids: Tensor, mask: Tensor) -> ConverterOutput:
         text = self.converter.llm.get_input_embeddings()(ids)
@@ -153,7 +155,7 @@ class _CaptionStage(TrainingStage):
         ids, mask = (tensor.to(device) for tensor in _pad_right(texts))
         output = self._read(video, ids, mask)
         labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
-        caption_loss = shifted_cross_entropy(self.converter.text_logits(output), labels)
+        caption_loss = weighed_cross_entropy(self.converter.text_logits(output), labels, self.token_weights)
         seen = output.last[:, : output.video_slots]
         event_loss, event_f1 = self.heads.event_loss(seen, targets)
         attributes = self.heads.last.losses(seen, targets)
@@ -175,6 +177,27 @@ class _CaptionStage(TrainingStage):
             "projected_colour": projected["colour"][1],
             "words": word_accuracy,
         }
+
+
+def weighed_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """:func:`shifted_cross_entropy` in which tokens count differently, weights [vocabulary], and which is still least for the
+    true distribution: alone, the weights would teach to say what counts more where it could be left out."""
+    return shifted_cross_entropy(logits if weights is None else logits + weights.log(), labels, weights)
+
+
+def seen_word_weights(tokenizer: PreTrainedTokenizerBase, vocabulary: int, weight: float) -> Tensor:
+    """How much each token counts in a caption's loss, [vocabulary]: `weight` for the words that tell what is seen, else 1.
+    They are a tenth of all tokens; the rest is the instruction and the turns of phrase, which no picture decides."""
+    words = [word for word in WORDS if word not in MATERIALS]
+    ids = {token for word in words for text in (word, f" {word}") for token in _single_token(tokenizer, text)}
+    weights = torch.ones(vocabulary)
+    weights[sorted(ids)] = weight
+    return weights
+
+
+def _single_token(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return ids if len(ids) == 1 else []
 
 
 def _pad_right(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -236,7 +259,7 @@ class ConverterStage(_CaptionStage):
     STRETCH_SHARE of the rows, where there are any.
 
     `learn`: regular expression over parameter names; the projection alone (`video_proj`) in sub-stage 1, with LoRA
-    (`video_proj|lora_`) in sub-stage 2 (reference 7.5).
+    (`video_proj|lora_`) in sub-stage 2 (reference 7.5). word_weight: see :func:`seen_word_weights`; 1 in VATT.
     """
 
     def __init__(
@@ -253,11 +276,16 @@ class ConverterStage(_CaptionStage):
         *,
         learn: str,
         batch: int = 16,
+        word_weight: float = 1.0,
     ) -> None:
         self.name = name
         self.features, self.scenes, self.timing = features, scenes, timing
         self.options, self.batch, self.learn = options, batch, learn
         self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
+        if word_weight != 1:
+            self.token_weights = seen_word_weights(tokenizer, converter.llm.config.vocab_size, word_weight).to(
+                converter.video_proj.weight.device
+            )
         self.targets = scene_targets(scenes, timing)
         self.stretches = stretches
         self.stretch_targets = None if stretches is None else stretch_targets(stretches.parts, timing)

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vatt_core.errors import BadModel, BadRequest, VattError
-from vatt_core.media.atomic import replacing, writing_error
+from vatt_core.media.atomic import writing_error
 from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.codec import Codec
 from vatt_core.model.converter import Converter
@@ -34,7 +34,7 @@ from vatt_core.model.plan import chosen_device
 from vatt_core.model.text import load_tokenizer, train_tokenizer
 from vatt_core.model.vision import VisionTower
 from vatt_core.training.audio import AudioStage, Questions
-from vatt_core.training.codec import CodesStage, DecoderStage, EncoderStage, write_codebooks
+from vatt_core.training.codec import CodecStage, CodesStage, DecoderStage, EncoderStage, write_codebooks
 from vatt_core.training.data import Rows, Stretch, WorldClips, frames_of, stretch, stretch_frames
 from vatt_core.training.language import ConverterStage, LanguageStage, StateHeads, Stretches
 from vatt_core.training.loop import Report, StageOptions, StageProgress, run_stage
@@ -45,7 +45,7 @@ from vatt_core.weights.space import need_space
 from vatt_core.world.scene import Layout, Scene, describe, split_seed
 
 TOWER = ("stretches", "vision")
-SOUND_AND_LANGUAGE = ("sounds", "codes", "decoder", "encoder", "language")
+SOUND_AND_LANGUAGE = ("sounds", "codes", "decoder", "encoder", "codec", "language")
 JOINED = (
     "features",
     "converter_projection",
@@ -72,6 +72,10 @@ QUESTIONS = Questions(
 """What nano's audio transformer is asked: the first codebook decides what is heard and when, the first two how loud it is."""
 
 
+WORD_WEIGHT = 8.0
+"""Of the words that tell what is seen, in the loss of captions: enough that they are half of it."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How long each stage runs. docs/nano.md says how the shipped weights were made."""
@@ -82,6 +86,7 @@ class Recipe:
     codes: int = 900
     decoder: int = 4000
     encoder: int = 2400
+    codec: int = 500
     vision: int = 5000
     language: int = 1200
     converter_projection: int = 200
@@ -171,9 +176,10 @@ class NanoTraining:
         shape = (self.recipe.stretches, frames, self.config.vision.feature_dim)
         return Rows(self.folder / "data" / "training" / "stretch_features.npy", shape, np.float16)
 
-    @property
-    def codes_path(self) -> Path:
-        return self.folder / "data" / "training" / "codes.npy"
+    @cached_property
+    def _codes(self) -> Rows:
+        shape = (self.recipe.clips, self.timing.codebooks, self.timing.code_frames)
+        return Rows(self.folder / "data" / "training" / "codes.npy", shape, np.int16)
 
     def features(self) -> Tensor:
         """Frame features of the training clips, float16 [N, F, D]."""
@@ -181,7 +187,7 @@ class NanoTraining:
 
     def codes(self) -> Tensor:
         """Codes of the training clips, int16 [N, K, T]."""
-        return torch.from_numpy(np.load(self.codes_path))
+        return torch.from_numpy(np.array(self._codes.read()))
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
@@ -244,19 +250,9 @@ class NanoTraining:
         return stage
 
     def run_codes(self) -> None:
-        """Learn the codebooks and encode every training clip with them."""
-        stage = self._codes_stage()
-        if self.codes_path.exists():
-            return
-        codec = self.codec()
+        stage, codec = self._codes_stage(), self.codec()
         write_codebooks(codec.model, stage.quantizer)
         save_part(self.model_folder, "codec", codec)
-        sounds = self.clips.sounds
-        found = []
-        for start in range(0, len(sounds), 8):
-            wave = torch.from_numpy(sounds[start : start + 8].astype(np.float32) / 32767).to(self.device)
-            found.append(stage.encode(wave)[1].to(torch.int16).cpu().numpy())
-        _save_array(self.codes_path, np.concatenate(found))
 
     def run_decoder(self) -> None:
         codes, codec = self._codes_stage(), self.codec()
@@ -269,6 +265,22 @@ class NanoTraining:
         options = self._options("encoder", 1e-3, ema_decay=0.995)
         self._run_stage(EncoderStage(self.clips.sounds, self.timing, codec.model, codes.encode, options))
         save_part(self.model_folder, "codec", codec)
+
+    def run_codec(self) -> None:
+        """Both halves together; then every training clip is encoded."""
+        codec = self.codec()
+        options = self._options("codec", 2e-4, ema_decay=0.99)
+        self._run_stage(CodecStage(self.clips.sounds, self.timing, codec.model, options))
+        save_part(self.model_folder, "codec", codec)
+
+        sounds = self.clips.sounds
+
+        def encode(row: int) -> np.ndarray:
+            wave = torch.from_numpy(sounds[row].astype(np.float32) / 32767)[None].to(self.device)
+            with torch.inference_mode():
+                return codec.encode(wave)[0].to(torch.int16).cpu().numpy()
+
+        self._codes.fill(range(len(sounds)), encode, workers=0, progress=self._count("codec"))
 
     def run_vision(self) -> None:
         tower = self.vision_tower()
@@ -313,6 +325,7 @@ class NanoTraining:
             heads,
             self._options(name, learning_rate, ema_decay=0.995, mixed_precision=True),
             learn=learn,
+            word_weight=WORD_WEIGHT,
         )
         self._run_stage(stage)
         save_part(self.model_folder, "converter", converter)
@@ -378,11 +391,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
 
 
 def train_nano(

@@ -85,3 +85,25 @@ class MultiScaleMel(nn.Module):
             energy = energy + (weight * 0.5 * (mine_power.log() - their_power.log()).abs()).mean()
         count = len(self.spectra)
         return {"log": log / count, "linear": linear / count, "energy": energy / count}
+
+
+class Rises(nn.Module):
+    """How much of what begins to sound is missing: where a mel band of the target rises within 20 ms by `least` or more
+    (natural logarithm), the mean difference of the two rises."""
+
+    lag = 4
+
+    def __init__(self, *, sample_rate: int, least: float = 0.8, floor: float = 1e-4) -> None:
+        super().__init__()
+        self.least, self.floor = least, floor
+        self.spectrum = MelSpectrum(sample_rate=sample_rate, window=512, hop=sample_rate // 200, mels=48)
+
+    def _rises(self, wave: Tensor) -> Tensor:
+        level = self.spectrum(wave).clamp(min=self.floor).log()
+        return functional.relu(level[..., self.lag :] - level[..., : -self.lag])
+
+    def forward(self, wave: Tensor, target: Tensor) -> Tensor:
+        """[B, samples] each -> a scalar; 0 where nothing begins."""
+        mine, theirs = self._rises(wave), self._rises(target)
+        begins = (theirs > self.least).float()
+        return (begins * (mine - theirs).abs()).sum() / begins.sum().clamp(min=1)
