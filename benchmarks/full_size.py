@@ -1,6 +1,6 @@
 """The audio transformer at the size of the release, random weights: one guided step, and on a GPU the whole way of a clip.
 
-    python -m benchmarks.full_size [--device cpu] [--runs N] [--takes N] [--precision P] [--compile] [--clip] [--json]
+    python -m benchmarks.full_size [--device cpu] [--runs N] [--takes N] [--precision P] [--clip] [--json]
 
 The floor is what the matrix products take at the rate at which this machine multiplies matrices of the same shapes, or what
 it takes to read the weights once, whichever is longer. It asserts nothing. On a machine that does something else at the same
@@ -44,14 +44,12 @@ AMX = "amx_bf16"
 
 @dataclass(frozen=True)
 class Step:
-    """widened: its products were computed in float32. compiled: by torch.compile, on a GPU with CUDA graphs. seconds: median
-    of the runs. rate: of matrix products alone, as they are computed, in 10^12 operations per second. bandwidth: 10^9 bytes
-    per second. by_operations, by_bytes: seconds that the products, and reading the weights, take at these. peak: MiB of the
-    process, or of the GPU."""
+    """widened: its products were computed in float32. seconds: median of the runs. rate: of matrix products alone, as they
+    are computed, in 10^12 operations per second. bandwidth: 10^9 bytes per second. by_operations, by_bytes: seconds that
+    the products, and reading the weights, take at these. peak: MiB of the process, or of the GPU."""
 
     precision: str
     widened: bool
-    compiled: bool
     seconds: float
     fastest: float
     rate: float
@@ -93,7 +91,7 @@ def operations(config: AudioTransformerConfig, timing: Timing, rows: int) -> flo
 
 
 @torch.inference_mode()
-def measure(precision: str, device: torch.device, runs: int, takes: int = 1, compiled: bool = False) -> Step:
+def measure(precision: str, device: torch.device, runs: int, takes: int = 1) -> Step:
     dtype: torch.dtype = getattr(torch, precision)
     torch.manual_seed(0)
     whole = official_config("vatt-gemma", "gemma")
@@ -104,12 +102,9 @@ def measure(precision: str, device: torch.device, runs: int, takes: int = 1, com
     states = torch.randn(rows, SLOTS, config.condition_dim, device=device, dtype=dtype)
     keep = torch.ones(rows, SLOTS)
     drop = torch.arange(rows, device=device) >= takes
-    widened = is_slow(dtype, device)
-    # Widening is done call by call in Python, which a compiled graph does not see.
-    compiled = compiled and not widened
-    step = torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else None) if compiled else model
     with products_of(model):
-        seconds = timed(lambda: step(codes, states, keep, drop_condition=drop), device, runs)
+        seconds = timed(lambda: model(codes, states, keep, drop_condition=drop), device, runs)
+    widened = is_slow(dtype, device)
     rate = matrix_rate(torch.float32 if widened else dtype, device, runs)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory(os.getpid())
     reading = bandwidth(device, runs)
@@ -117,7 +112,6 @@ def measure(precision: str, device: torch.device, runs: int, takes: int = 1, com
     return Step(
         precision=precision,
         widened=widened,
-        compiled=compiled,
         seconds=statistics.median(seconds),
         fastest=min(seconds),
         rate=rate / 1e12,
@@ -141,16 +135,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--takes", type=int, default=1)
     parser.add_argument("--precision", action="append", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--compile", action="store_true", help="each precision compiled too, where it is not widened")
     parser.add_argument("--clip", action="store_true", help="the whole way of a clip too; always done on a GPU")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     device = torch.device(options.device)
     steps: list[Step] = [
-        alone(measure, precision, device, options.runs, options.takes, compiled)
+        alone(measure, precision, device, options.runs, options.takes)
         for precision in options.precision or ["float32", "bfloat16"]
-        for compiled in (False, True)
-        if not compiled or (options.compile and not is_slow(getattr(torch, precision), device))
     ]
     clip: list[Part] = []
     if options.clip or device.type == "cuda":
@@ -183,9 +174,8 @@ def step_table(steps: list[Step], takes: int) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column == "precision" else "right")
     for step in steps:
-        precision = step.precision + ", widened" * step.widened + ", compiled" * step.compiled
         table.add_row(
-            precision, "" if step.bar is None else f"{step.bar:g}",
+            step.precision + ", widened" * step.widened, "" if step.bar is None else f"{step.bar:g}",
             f"{step.seconds:.3f}", f"{step.fastest:.3f}", f"{step.rate:.3f}", f"{step.bandwidth:.1f}",
             f"{step.by_operations:.3f}", f"{step.by_bytes:.3f}", f"{step.ratio:.2f}", f"{step.peak:.0f}",
         )  # fmt: skip
