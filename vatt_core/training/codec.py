@@ -245,17 +245,21 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Waves -> latents and codes, of :class:`CodesStage`."""
 
 
-class DecoderStage(_EncodecStage):
-    """EnCodec's decoder learns to sound the frozen codes, by spectral losses alone (the codes carry no phase)."""
-
-    name = "decoder"
-    trained = ("decoder",)
+class _HalfStage(_EncodecStage):
+    """One half, taught by what :class:`CodesStage` makes of the waves."""
 
     def __init__(
         self, sounds: Sounds, timing: Timing, encodec: EncodecModel, encode: Encode, options: StageOptions
     ) -> None:
         super().__init__(sounds, timing, encodec, options)
         self.encode = encode
+
+
+class DecoderStage(_HalfStage):
+    """EnCodec's decoder learns to sound the frozen codes, by spectral losses alone (the codes carry no phase)."""
+
+    name = "decoder"
+    trained = ("decoder",)
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         wave = self._segments(generator)
@@ -264,17 +268,11 @@ class DecoderStage(_EncodecStage):
         return self._spectral_losses(self._inner(made), self._inner(wave))
 
 
-class EncoderStage(_EncodecStage):
+class EncoderStage(_HalfStage):
     """EnCodec's encoder learns, from the wave, the latents that the codes were made of."""
 
     name = "encoder"
     trained = ("encoder",)
-
-    def __init__(
-        self, sounds: Sounds, timing: Timing, encodec: EncodecModel, encode: Encode, options: StageOptions
-    ) -> None:
-        super().__init__(sounds, timing, encodec, options)
-        self.encode = encode
 
     def losses(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         wave = self._segments(generator)
@@ -314,6 +312,6 @@ class CodecStage(_EncodecStage):
         made = self.encodec.decoder(latents + (quantised - latents).detach())[:, 0]
         figures = self._spectral_losses(self._inner(made), self._inner(wave))
         rises = self.rises(self._inner(made), self._inner(wave))
-        commitment = (latents - quantised)[..., EDGE:-EDGE].square().mean() / quantised.square().mean()
+        commitment = (latents - quantised)[..., EDGE:-EDGE].square().mean() / quantised.square().mean().clamp(min=1e-8)
         figures["loss"] = figures["loss"] + 0.3 * rises + 0.1 * commitment
         return figures | {"rises": rises.detach(), "commitment": commitment.detach()}
