@@ -104,8 +104,8 @@ def measure(precision: str, device: torch.device, runs: int, takes: int = 1) -> 
     drop = torch.arange(rows, device=device) >= takes
     with products_of(model):
         seconds = timed(lambda: model(codes, states, keep, drop_condition=drop), device, runs)
-    widened = is_slow(dtype, device)
-    rate = matrix_rate(torch.float32 if widened else dtype, device, runs)
+        widened = is_slow(dtype, device)
+        rate = matrix_rate(torch.float32 if widened else dtype, device, runs)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory(os.getpid())
     reading = bandwidth(device, runs)
     bar = BARS.get(precision) if device.type == "cpu" and takes == 1 else None

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vatt_core.model import products
+from vatt_core.model import layers, products
 from vatt_core.model.audio_transformer import AudioTransformer
 from vatt_core.model.configuration import AudioTransformerConfig
 from vatt_core.model.folder import load_model
+from vatt_core.model.layers import attend
 from vatt_core.model.plan import LoadOptions
-from vatt_core.model.products import WideProducts, is_slow, product_cost
+from vatt_core.model.products import OneDnnProducts, WideProducts, is_slow, mkl_is_narrow, product_cost
 from vatt_core.timing import Timing
 from vatt_core.weights import find_model
 
@@ -113,7 +114,7 @@ def test_a_model_is_multiplied_wide_where_that_is_faster_and_only_there(
             exact.audio_transformer(codes, states, torch.ones(1, 40))
         assert counted == []
         held.add(model.held)
-        assert exact.held == "cpu"
+        assert exact.held == "cpu" + " onednn" * mkl_is_narrow()
     # What was remembered of the one is not taken for the other.
     assert len(held) == 2
 
@@ -159,3 +160,118 @@ def test_only_the_cpu_is_asked() -> None:
     assert not is_slow(torch.float32, CPU)
     assert not is_slow(torch.bfloat16, torch.device("cuda"))
     assert not is_slow(torch.bfloat16, torch.device("meta"))
+
+
+@pytest.fixture
+def asked_of_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Size]]:
+    """The shape of each product that went to oneDNN."""
+    seen: list[torch.Size] = []
+    multiply = products._onednn_linear
+
+    def linear(*given: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        made = multiply(*given, **named)
+        seen.append(made.shape)
+        return made
+
+    monkeypatch.setattr(products, "_onednn_linear", linear)
+    yield seen
+
+
+onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@onednn
+@torch.no_grad()
+def test_onednn_gives_the_same_products(asked_of_onednn: list[torch.Size]) -> None:
+    x, weight, bias = numbers(2, 7, 33), numbers(9, 66, seed=2)[:, ::2], numbers(9, seed=3)
+    room = torch.zeros(7, 12)[:, :9]
+    rows = x.transpose(0, 1)[:, 0]
+    with OneDnnProducts():
+        found = [functional.linear(x, weight, bias), functional.linear(x, weight=weight), torch.mm(rows, weight.t())]
+        given = torch.mm(rows, weight.t(), out=room)
+    expected = [functional.linear(x, weight, bias), functional.linear(x, weight), rows @ weight.t()]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert given is room and torch.equal(room, found[2])
+    assert len(asked_of_onednn) == 4
+
+
+@onednn
+def test_onednn_is_asked_for_nothing_that_it_does_not_suit(asked_of_onednn: list[torch.Size]) -> None:
+    x, weight = numbers(3, 8), numbers(4, 8, seed=2).requires_grad_()
+    with OneDnnProducts():
+        functional.linear(x, weight).sum().backward()
+        with torch.no_grad():
+            functional.linear(x.double(), weight.double())
+            functional.linear(x.bfloat16(), weight.bfloat16())
+            assert functional.linear(x[0], weight).shape == (4,)
+            assert functional.linear(x.to("meta"), weight.to("meta")).is_meta
+            with torch.autocast("cpu", torch.bfloat16):
+                assert functional.linear(x, weight).dtype == torch.bfloat16
+            with pytest.raises(RuntimeError, match="cannot be multiplied"):
+                functional.linear(x, weight[:, :7])
+    assert weight.grad is not None and asked_of_onednn == []
+
+
+@onednn
+def test_a_model_asks_onednn_where_mkl_is_narrow_and_only_there(
+    monkeypatch: pytest.MonkeyPatch, asked_of_onednn: list[torch.Size]
+) -> None:
+    model = load_model(find_model("nano"))
+    config, timing = model.config, model.config.timing
+    codes, states = torch.full((1, timing.codebooks, 20), timing.mask), numbers(1, 40, config.audio.condition_dim)
+    found = {}
+    for narrow in (True, False):
+        monkeypatch.setattr(products, "mkl_is_narrow", lambda narrow=narrow: narrow)
+        asked_of_onednn.clear()
+        with model.using("audio_transformer"), torch.no_grad():
+            found[narrow] = model.audio_transformer(codes, states, torch.ones(1, 40))
+        layers = config.audio.encoder_layers + config.audio.decoder_layers
+        assert len(asked_of_onednn) > 4 * layers if narrow else not asked_of_onednn
+    torch.testing.assert_close(found[True], found[False], rtol=1e-4, atol=1e-4)
+
+
+@onednn
+@torch.no_grad()
+def test_widened_products_go_to_onednn_too(
+    monkeypatch: pytest.MonkeyPatch, asked_of_onednn: list[torch.Size], counted: list[torch.dtype]
+) -> None:
+    monkeypatch.setattr(products, "mkl_is_narrow", lambda: True)
+    monkeypatch.setattr(products, "multiplies_fast", lambda dtype: False)
+    layer = torch.nn.Linear(8, 4).to(torch.float16)
+    with products.products_of(layer):
+        layer(numbers(3, 8).half())
+    assert counted == [torch.float16] and asked_of_onednn == [torch.Size([3, 4])]
+
+
+def test_mkl_is_narrow_on_processors_of_amd_with_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    def narrow(**capabilities: object) -> bool:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+        mkl_is_narrow.cache_clear()
+        return mkl_is_narrow()
+
+    try:
+        assert narrow(cpu_name="AMD EPYC", avx512_f=True) == torch.backends.mkldnn.is_available()
+        assert not narrow(cpu_name="AMD EPYC", avx512_f=False, avx2=True)
+        assert not narrow(cpu_name="Intel Xeon", avx512_f=True, amx_bf16=True)
+        assert not narrow()
+    finally:
+        mkl_is_narrow.cache_clear()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows_of_bias", [1, 2])
+def test_attention_in_bfloat16_comes_nearly_as_close_to_float32_as_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, rows_of_bias: int
+) -> None:
+    query, key, value = (numbers(2, 3, 50, 16, seed=seed) for seed in (1, 2, 3))
+    bias = numbers(rows_of_bias, 3, 50, 50, seed=4)
+    bias[..., 40:] = -torch.inf
+    exact = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    errors = {}
+    for fast in (True, False):
+        monkeypatch.setattr(layers, "multiplies_fast", lambda dtype, fast=fast: fast)
+        narrow = (tensor.bfloat16() for tensor in (query, key, value, bias))
+        errors[fast] = (attend(*narrow, dropout=0.0).float() - exact).square().mean().sqrt().item()
+    # Its scores are rounded once more.
+    assert errors[False] < errors[True] < 2 * errors[False] < 0.005

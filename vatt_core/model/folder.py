@@ -34,7 +34,7 @@ from vatt_core.model.plan import (
     chosen_device,
     plan_memory,
 )
-from vatt_core.model.products import products_of
+from vatt_core.model.products import mkl_is_narrow, products_of
 from vatt_core.model.quantised import quantisable, quantised_linear
 from vatt_core.model.residence import Residence
 from vatt_core.model.text import load_tokenizer
@@ -81,9 +81,10 @@ class LoadedModel:
 
     @property
     def held(self) -> str:
-        """Device and precisions: what was computed with another of them is rounded otherwise."""
+        """Device, its library of products where there are two, and precisions: another of them rounds otherwise."""
         kinds = "".join(f" {part.name}={part.dtype}/{part.bits:g}" for part in self.plan.parts)
-        return f"{self.device.type}{kinds + ' wide' * self.plan.widened if self.plan.narrowed else ''}"
+        onednn = " onednn" if self.device.type == "cpu" and mkl_is_narrow() else ""
+        return f"{self.device.type}{onednn}{kinds + ' wide' * self.plan.widened if self.plan.narrowed else ''}"
 
     @contextmanager
     def using(self, part: str) -> Iterator[None]:

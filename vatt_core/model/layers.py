@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vatt_core.model.products import multiplies_fast
+
 # CUDA kernels read the attention bias in vectors of this many numbers; rows that start elsewhere would be copied.
 _ALIGNMENT = 16
 
@@ -67,14 +69,24 @@ class AlibiBias(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, *, dropout: float) -> Tensor:
     """softmax(query key^T / sqrt(dim_head) + bias) value, all [B, heads, N, dim_head].
 
-    The fused kernel's backward on the CPU is slow in bfloat16: there the gradient is left to three plain operations,
-    which take half the time.
+    The fused kernel is slow in bfloat16 on the CPU, its backward most of all: there three plain operations take half the
+    time. They round the scores too, which is not seen in the logits (at full size they differ from those of float32 by
+    0.0073 either way). A processor that has to widen its products does better with the kernel.
     """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
-        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
-        scores += bias
-        return torch.matmul(F.dropout(scores.softmax(-1), dropout), value)
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        if query.requires_grad:
+            return _plain_attention(query, key, value, bias, dropout)
+        if multiplies_fast(query.dtype):  # row by row: the scores of all would take ten times what everything else does
+            biases = bias.expand(len(query), -1, -1, -1).split(1)
+            rows = zip(query.split(1), key.split(1), value.split(1), biases, strict=True)
+            return torch.cat([_plain_attention(*row, dropout) for row in rows])
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+    scores += bias
+    return torch.matmul(F.dropout(scores.softmax(-1), dropout), value)
 
 
 class Attention(nn.Module):

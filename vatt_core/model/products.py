@@ -1,15 +1,22 @@
-"""Matrix products of narrow numbers on processors that have no instructions for them.
+"""Matrix products as they are fastest on a processor.
 
-Weights in bfloat16 or float16 take half the memory everywhere, but a processor without AMX, AVX512-BF16 or their like
-multiplies them number by number, up to sixty times slower than in float32. There the weights stay narrow, and each
-product is computed in float32 and rounded once: about as fast as float32, at half the memory.
+Two kinds of processors are better not asked as torch would ask them.
+
+*Narrow numbers where there are no instructions for them.* Weights in bfloat16 or float16 take half the memory
+everywhere, but a processor without AMX, AVX512-BF16 or their like multiplies them number by number, up to sixty times
+slower than in float32. There the weights stay narrow, and each product is computed in float32 and rounded once: about as
+fast as float32, at half the memory.
+
+*float32 on processors of AMD with AVX-512.* torch leaves these products to MKL, which uses half the width of such a
+processor; oneDNN, which torch brings along too and takes for bfloat16, uses all of it: 0.43 instead of 0.20 × 10^12
+operations per second on two cores of a Zen 5. The sums are as exact, in another order.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -80,10 +87,61 @@ def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
     return device.type == "cpu" and dtype in NARROW and not multiplies_fast(dtype)
 
 
-def products_of(part: nn.Module) -> AbstractContextManager[Any]:
-    """What a part of a model works in: `WideProducts` where its numbers are slow to multiply, else nothing."""
+@cache
+def mkl_is_narrow() -> bool:
+    """Whether MKL leaves half of this processor unused in float32: by its name and its instructions, so that it is always
+    the same answer."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return onednn and str(known.get("cpu_name", "")).startswith("AMD") and bool(known.get("avx512_f"))
+
+
+@contextmanager
+def products_of(part: nn.Module) -> Iterator[None]:
+    """What a part of a model works in: `OneDnnProducts` and `WideProducts` where they are faster, else nothing."""
     weight = next((value for value in part.parameters() if value.is_floating_point()), None)
-    return WideProducts() if weight is not None and is_slow(weight.dtype, weight.device) else nullcontext()
+    with ExitStack() as modes:
+        if weight is not None and weight.device.type == "cpu":
+            if mkl_is_narrow():
+                modes.enter_context(OneDnnProducts())
+            if is_slow(weight.dtype, weight.device):  # inside the other: its products in float32 go there
+                modes.enter_context(WideProducts())
+        yield
+
+
+class OneDnnProducts(TorchFunctionMode):
+    """Inside it, linear layers and plain products in float32 on the CPU are computed by oneDNN where no gradient is wanted."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return func(*args, **kwargs)
+        if func is functional.linear and _suits_onednn(*args, **kwargs):
+            return _onednn_linear(*args, **kwargs)
+        if func is torch.mm and _suits_onednn(args[0], args[1].t(), **kwargs):
+            product = _onednn_linear(args[0], args[1].t())
+            return kwargs["out"].copy_(product) if "out" in kwargs else product
+        return func(*args, **kwargs)
+
+
+def _suits_onednn(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> bool:
+    """Whether all are plain float32 on the CPU and fit each other; what does not is left to torch and its words."""
+    tensors = [value for value in (input, weight, bias, out) if value is not None]
+    plain = all(
+        type(value) in (Tensor, nn.Parameter)  # weights of 8 and 4 bits are tensors of their own that say float32
+        and value.dtype == torch.float32
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        for value in tensors
+    )
+    fits = plain and weight.ndim == 2 and input.ndim >= 2 and input.shape[-1] == weight.shape[1]
+    return fits and (bias is None or bias.shape == weight.shape[:1])
+
+
+def _onednn_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input [..., n], weight [m, n], bias [m] -> [..., m], float32."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+    return product
 
 
 class WideProducts(TorchFunctionMode):
