@@ -19,10 +19,11 @@ from vatt_core.model.folder import build_part
 from vatt_core.model.text import load_tokenizer, train_tokenizer
 from vatt_core.timing import Timing
 from vatt_core.training.audio import AudioStage
-from vatt_core.training.language import ConverterStage, StateHeads, seen_word_weights, weighed_cross_entropy
+from vatt_core.training.data import stretch
+from vatt_core.training.language import ConverterStage, StateHeads, Stretches, seen_word_weights, weighed_cross_entropy
 from vatt_core.training.loop import StageOptions, StageProgress, TrainingStage, run_stage
 from vatt_core.training.nano import JOINED, SOUND_AND_LANGUAGE, STAGES, NanoTraining, Recipe, train_nano
-from vatt_core.training.nano_config import VOCABULARY
+from vatt_core.training.nano_config import VOCABULARY, nano_config
 from vatt_core.training.texts import tokenizer_corpus
 from vatt_core.weights.fingerprint import model_files
 from vatt_core.world.scene import describe, split_seed
@@ -112,6 +113,34 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_drawn(tmp_path: P
     with pytest.raises(BadRequest):
         train_nano(tmp_path / "run", device=device)
     assert not (tmp_path / "run").exists()
+
+
+def test_features_of_half_precision_are_learnt_from_with_products_in_bfloat16() -> None:
+    config, draws = nano_config(), torch.Generator().manual_seed(0)
+    timing, converter = config.timing, build_part(config, "converter")
+    assert isinstance(converter, Converter)
+    parts = [stretch(number, timing, 6) for number in range(2)]
+    seen, shown = (
+        torch.randn(2, frames, config.vision.feature_dim, generator=draws).half()
+        for frames in (timing.frames, 6 * timing.frames_per_video_token)
+    )
+    stage = ConverterStage(
+        "mixed",
+        seen,
+        [describe(split_seed("training", index), seconds=10) for index in range(2)],
+        Stretches(shown, parts),
+        timing,
+        converter,
+        load_tokenizer(Path(str(files("vatt_core") / "nano" / "tokenizer"))),
+        StateHeads(timing, converter.hidden_size),
+        StageOptions(steps=1, learning_rate=1e-3),
+        learn="video_proj",
+        batch=6,  # with these draws stretches and clips
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = stage.losses(0, draws)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss) and converter.video_proj.weight.grad is not None
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])

@@ -325,7 +325,7 @@ class ConverterStage(_CaptionStage):
             if count
         ]
         scenes = [scene for some, _, _ in parts for scene in some]
-        features = torch.cat([features for _, features, _ in parts]).to(device).float()
+        features = torch.cat([features for _, features, _ in parts]).to(device)
         targets = SceneTargets(
             *(torch.cat([getattr(one, field.name) for _, _, one in parts]).to(device) for field in fields(SceneTargets))
         )
@@ -356,4 +356,4 @@ class ConverterStage(_CaptionStage):
     ) -> tuple[Tensor, SceneTargets]:
         """Features [B, F, D] and targets of windows put together from tokens, see `SceneTargets.of_tokens`."""
         stacked = features.unflatten(1, (-1, self.timing.frames_per_video_token))  # [N, V, stack, D]
-        return stacked[rows, order].flatten(1, 2), targets.of_tokens(rows, order, torch.device("cpu"))
+        return stacked[rows, order].flatten(1, 2).float(), targets.of_tokens(rows, order, torch.device("cpu"))
