@@ -22,8 +22,6 @@ from vatt_core.weights import find_model
 from vatt_core.wording import best_captions
 from vatt_core.work import Stop
 
-CANDIDATES_PER_CAPTION = 8
-
 
 class Steps:
     """A loaded model and the steps from frames to a wave, on tensors. Training and evaluation use them one by one."""
@@ -79,7 +77,7 @@ class Steps:
                 drawn = self.model.converter.generate_captions(
                     features,
                     prompt,
-                    count=count * CANDIDATES_PER_CAPTION,
+                    count=count * self.config.decoding.caption_draws,
                     settings=settings,
                     seed=(seed + round_number) % (2**62),
                 )[0]

@@ -16,7 +16,7 @@ from vatt_core.model.dry_run import Rehearsal, count, filled, official_config, r
 from vatt_core.model.folder import CONFIG_FILE, PART_NAMES, build_part
 from vatt_core.model.plan import LoadOptions, plan_memory
 from vatt_core.model.quantised import quantisable
-from vatt_core.model.stages import ANSWERS, build_empty, run_stage, working_of
+from vatt_core.model.stages import SUGGESTIONS, build_empty, run_stage, working_of
 from vatt_core.weights import find_model
 
 MILLION = 1_000_000
@@ -37,7 +37,7 @@ def test_a_dry_run_adds_up(gemma: Rehearsal) -> None:
     assert [stage["name"] for stage in told["stages"]] == ["vision", "converter", "audio_transformer", "codec"]
     assert all(stage["activations"] > MILLION for stage in told["stages"])
     # The cache of a Gemma: keys and values of 18 layers, one head of 256, two bytes, for 74 tokens and 108 of each answer.
-    assert told["stages"][1]["cache"] == 18 * 2 * 256 * 2 * (74 + 108) * ANSWERS
+    assert told["stages"][1]["cache"] == 18 * 2 * 256 * 2 * (74 + 108) * 4 * SUGGESTIONS
     together = [stage["weights"] + stage["activations"] + stage["cache"] for stage in told["stages"]]
     whole = sum(stage["weights"] for stage in told["stages"])
     above = max(stage["activations"] + stage["cache"] for stage in told["stages"])

@@ -106,7 +106,7 @@ class DecodingDefaults:
     """How a model is best decoded (reference 6). fill_order "joint": all codebooks in one schedule (official);
     "coarse_first": codebook after codebook, `steps_per_codebook[k]` steps each; `steps` then scales that list.
     drawn_codebooks: so many of the coarsest are drawn (None: all), of the finer ones what is nearest to the expected.
-    caption_*: how suggestions are sampled (reference 7.3)."""
+    caption_*: how suggestions are sampled (reference 7.3); caption_draws: so many are drawn for each that is asked for."""
 
     steps: int = 16
     guidance_scale: float = 5.0
@@ -118,6 +118,7 @@ class DecodingDefaults:
     drawn_codebooks: int | None = None
     caption_temperature: float = 0.1
     caption_repetition_penalty: float = 1.1
+    caption_draws: int = 4
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from vatt_core.model.vision import VisionTower
 PROMPT = 64
 """Tokens of the longest prompt that conditions the audio transformer."""
 
-ANSWERS = 12
-"""Captions that are drawn side by side when three are asked for."""
+SUGGESTIONS = 3
+"""Captions that a user is shown at once; more are drawn, side by side."""
 
 TAKES = 8
 """Rows that go through the audio transformer together at most, each with its guidance."""
@@ -143,20 +143,20 @@ def _run(config: ModelConfig, part: nn.Module, takes: int) -> int:
 
 def _answer(config: ModelConfig, converter: Converter) -> int:
     weight = converter.video_proj.weight
-    prefix = config.timing.video_tokens + PROMPT
+    prefix, answers = config.timing.video_tokens + PROMPT, SUGGESTIONS * config.decoding.caption_draws
     model, cache = converter.llm.model, DynamicCache(config=converter.llm.config)
     embedded = weight.new_zeros(1, prefix, converter.hidden_size)
     state = model(inputs_embeds=embedded, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-    cache.batch_repeat_interleave(ANSWERS)
+    cache.batch_repeat_interleave(answers)
     layers: list[Any] = list(cache.layers)
     for number, layer in enumerate(layers):
         # All tokens of the answers but the last, as if they had been written.
         rows, heads, _, width = layer.keys.shape
         more = layer.keys.new_zeros(rows, heads, config.converter.max_caption_tokens - 1, width)
         cache.update(more, more, number)
-    seen = torch.zeros(ANSWERS, PROMPT, dtype=torch.int64, device=weight.device)
-    logits = converter.llm.lm_head(state.expand(ANSWERS, -1)).float()
-    tokens = draw(process_scores(logits, seen, SamplingSettings()), [0.5] * ANSWERS)
+    seen = torch.zeros(answers, PROMPT, dtype=torch.int64, device=weight.device)
+    logits = converter.llm.lm_head(state.expand(answers, -1)).float()
+    tokens = draw(process_scores(logits, seen, SamplingSettings()), [0.5] * answers)
     logits.log_softmax(-1)
     following = converter.llm.get_input_embeddings()(tokens[:, None])
     model(inputs_embeds=following, past_key_values=cache, use_cache=True)

@@ -102,5 +102,6 @@ def nano_config() -> ModelConfig:
             drawn_codebooks=1,
             caption_temperature=1.0,
             caption_repetition_penalty=1.0,
+            caption_draws=16,
         ),
     )
