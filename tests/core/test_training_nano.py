@@ -115,32 +115,43 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_drawn(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_features_of_half_precision_are_learnt_from_with_products_in_bfloat16() -> None:
+@pytest.fixture
+def converter_stage() -> ConverterStage:
+    """Of nano's size, on two clips and two stretches of noise; with the draws of seed 0 its first rows show both."""
     config, draws = nano_config(), torch.Generator().manual_seed(0)
     timing, converter = config.timing, build_part(config, "converter")
     assert isinstance(converter, Converter)
-    parts = [stretch(number, timing, 6) for number in range(2)]
     seen, shown = (
         torch.randn(2, frames, config.vision.feature_dim, generator=draws).half()
         for frames in (timing.frames, 6 * timing.frames_per_video_token)
     )
-    stage = ConverterStage(
-        "mixed",
+    return ConverterStage(
+        "converter",
         seen,
         [describe(split_seed("training", index), seconds=10) for index in range(2)],
-        Stretches(shown, parts),
+        Stretches(shown, [stretch(number, timing, 6) for number in range(2)]),
         timing,
         converter,
         load_tokenizer(Path(str(files("vatt_core") / "nano" / "tokenizer"))),
         StateHeads(timing, converter.hidden_size),
         StageOptions(steps=1, learning_rate=1e-3),
         learn="video_proj",
-        batch=6,  # with these draws stretches and clips
+        batch=6,
     )
+
+
+def test_features_of_half_precision_are_learnt_from_with_products_in_bfloat16(converter_stage: ConverterStage) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        loss = stage.losses(0, draws)["loss"]
+        loss = converter_stage.losses(0, torch.Generator().manual_seed(0))["loss"]
     loss.backward()
-    assert torch.isfinite(loss) and converter.video_proj.weight.grad is not None
+    assert torch.isfinite(loss) and converter_stage.converter.video_proj.weight.grad is not None
+
+
+def test_captions_count_as_much_as_they_are_weighed(converter_stage: ConverterStage) -> None:
+    plain = converter_stage.losses(0, torch.Generator().manual_seed(0))
+    converter_stage.caption_weight = 5.0
+    weighed = converter_stage.losses(0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(weighed["loss"] - plain["loss"], 4 * plain["caption"])
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])

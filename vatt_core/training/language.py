@@ -134,6 +134,7 @@ class _CaptionStage(TrainingStage):
     tokenizer: PreTrainedTokenizerBase
     heads: StateHeads
     token_weights: Tensor | None = None
+    caption_weight: float = 1.0
 
     def _read(self, video: Tensor, ids: Tensor, mask: Tensor) -> ConverterOutput:
         text = self.converter.llm.get_input_embeddings()(ids)
@@ -170,7 +171,7 @@ class _CaptionStage(TrainingStage):
         output = self._read(video, ids, mask)
         word_loss, word_accuracy = self.heads.word_loss(output.last[:, output.video_slots :], mask, prompts)
         return {
-            "loss": caption_loss + 3 * event_loss + attribute_loss + 3 * word_loss,
+            "loss": self.caption_weight * caption_loss + 3 * event_loss + attribute_loss + 3 * word_loss,
             "caption": caption_loss.detach(),
             "event_f1": event_f1,
             **{name: right for name, (_, right) in attributes.items()},
@@ -260,6 +261,7 @@ class ConverterStage(_CaptionStage):
 
     `learn`: regular expression over parameter names; the projection alone (`video_proj`) in sub-stage 1, with LoRA
     (`video_proj|lora_`) in sub-stage 2 (reference 7.5). word_weight: see :func:`seen_word_weights`; 1 in VATT.
+    caption_weight: of the loss of captions beside those of the heads on the states.
     """
 
     def __init__(
@@ -277,11 +279,13 @@ class ConverterStage(_CaptionStage):
         learn: str,
         batch: int = 16,
         word_weight: float = 1.0,
+        caption_weight: float = 1.0,
     ) -> None:
         self.name = name
         self.features, self.scenes, self.timing = features, scenes, timing
         self.options, self.batch, self.learn = options, batch, learn
         self.converter, self.tokenizer, self.heads = converter, tokenizer, heads
+        self.caption_weight = caption_weight
         if word_weight != 1:
             self.token_weights = seen_word_weights(tokenizer, converter.llm.config.vocab_size, word_weight).to(
                 converter.video_proj.weight.device

@@ -74,6 +74,8 @@ QUESTIONS = Questions(
 
 WORD_WEIGHT = 8.0
 """Of the words that tell what is seen, in the loss of captions: enough that they are half of it."""
+CAPTION_WEIGHT = 5.0
+"""Of captions when the whole language model learns from real features: its states tell more than its texts read of them."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +313,7 @@ class NanoTraining:
         self._run_stage(LanguageStage(self.told_scenes(), self.timing, converter, self.tokenizer, options))
         save_part(self.model_folder, "converter", converter)
 
-    def _converter_stage(self, name: str, learn: str, learning_rate: float) -> None:
+    def _converter_stage(self, name: str, learn: str, learning_rate: float, *, caption_weight: float = 1.0) -> None:
         converter = self.converter()
         heads = StateHeads(self.timing, converter.hidden_size).to(self.device)
         stage = ConverterStage(
@@ -326,6 +328,7 @@ class NanoTraining:
             self._options(name, learning_rate, ema_decay=0.995, mixed_precision=True),
             learn=learn,
             word_weight=WORD_WEIGHT,
+            caption_weight=caption_weight,
         )
         self._run_stage(stage)
         save_part(self.model_folder, "converter", converter)
@@ -339,7 +342,7 @@ class NanoTraining:
     def run_converter_whole(self) -> None:
         """The language model itself learns too, which a pretrained one would not need: what happens how fast is told from
         many tokens, and that it has not met among the concept vectors."""
-        self._converter_stage("converter_whole", ".", 8e-4)
+        self._converter_stage("converter_whole", ".", 8e-4, caption_weight=CAPTION_WEIGHT)
 
     def _audio_stage(self, name: str, *, captions: bool) -> None:
         transformer = self.audio_transformer()
