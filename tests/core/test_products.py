@@ -208,6 +208,9 @@ def test_onednn_is_asked_for_nothing_that_it_does_not_suit(asked_of_onednn: list
             assert functional.linear(x.to("meta"), weight.to("meta")).is_meta
             with torch.autocast("cpu", torch.bfloat16):
                 assert functional.linear(x, weight).dtype == torch.bfloat16
+            assert torch.mm(x, mat2=weight.t()).shape == (3, 4)
+            with pytest.raises(RuntimeError, match="matrix"):
+                torch.mm(x, weight[None])
             with pytest.raises(RuntimeError, match="cannot be multiplied"):
                 functional.linear(x, weight[:, :7])
     assert weight.grad is not None and asked_of_onednn == []

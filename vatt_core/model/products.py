@@ -118,9 +118,9 @@ class OneDnnProducts(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is functional.linear and _suits_onednn(*args, **kwargs):
             return _onednn_linear(*args, **kwargs)
-        if func is torch.mm and _suits_onednn(args[0], args[1].t(), **kwargs):
-            product = _onednn_linear(args[0], args[1].t())
-            return kwargs["out"].copy_(product) if "out" in kwargs else product
+        if func is torch.mm and len(args) == 2 and args[1].ndim == 2 and _suits_onednn(args[0], args[1].t(), **kwargs):
+            product, out = _onednn_linear(args[0], args[1].t()), kwargs.get("out")
+            return product if out is None else out.copy_(product)
         return func(*args, **kwargs)
 
 
