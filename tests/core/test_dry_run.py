@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ from vatt_core.model.dry_run import Rehearsal, count, filled, official_config, r
 from vatt_core.model.folder import CONFIG_FILE, PART_NAMES, build_part
 from vatt_core.model.plan import LoadOptions, plan_memory
 from vatt_core.model.quantised import quantisable
-from vatt_core.model.stages import SUGGESTIONS, build_empty, run_stage, working_of
+from vatt_core.model.stages import PROMPT, SUGGESTIONS, build_empty, run_stage, working_of
+from vatt_core.requests import SuggestRequest
+from vatt_core.steps import Steps
 from vatt_core.weights import find_model
 
 MILLION = 1_000_000
@@ -149,3 +153,23 @@ def test_the_command_lets_the_stages_compute() -> None:
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert [stage["name"] for stage in told["stages"]] == list(PART_NAMES)
     assert told["fits"] and all(stage["activations"] > 0 for stage in told["stages"])
+
+
+def test_as_many_captions_are_drawn_side_by_side_as_the_plan_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps.load("nano", device="cpu")
+    config, converter = steps.config, steps.model.converter
+    drawn: list[int] = []
+    generate = converter.generate_captions
+
+    def counted(*given: Any, **named: Any) -> Any:
+        answers = generate(*given, **named)
+        drawn.append(len(answers[0]))
+        return answers
+
+    monkeypatch.setattr(converter, "generate_captions", counted)
+    steps.caption(torch.zeros(1, config.timing.frames, config.vision.feature_dim), count=SUGGESTIONS, seed=1)
+    assert SuggestRequest(Path("clip.mp4")).count == SUGGESTIONS
+    cache = run_stage(config, "converter", converter)[1]
+    llm = config.converter.llm
+    tokens = config.timing.video_tokens + PROMPT + config.converter.max_caption_tokens
+    assert cache == llm["num_hidden_layers"] * 2 * llm["hidden_size"] * 4 * tokens * drawn[0]
