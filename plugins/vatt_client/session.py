@@ -281,7 +281,9 @@ def batch_message(
 
 def absolute(path: str | Path) -> str:
     """A path as the daemon needs it: absolute, since the daemon's working directory is another one. The words that stand for
-    uploads and downloads stay."""
+    uploads and downloads stay. Raises BadRequest for an empty text, which would name the working directory."""
+    if path == "":
+        raise errors.BadRequest("A file or folder has an empty name: write its path, or leave it out.")
     if isinstance(path, str) and path.startswith((UPLOAD, DOWNLOAD)):
         return path
     return str(Path(path).expanduser().absolute())

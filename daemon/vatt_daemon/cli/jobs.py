@@ -152,15 +152,16 @@ def generate(
     files = {"sample_rate": sample_rate, "bits": bits, "container": container, "channels": channels}
     named, values = preset_values(preset)
     settings = values | {name: value for name, value in given.items() if value is not None}
+    base, reference = (None if path is None else absolute(path) for path in (base, reference))
     kept = {} if base is None else earlier_values(Path(base), extended=begin is not None or end is not None)
     kept |= {name: value for name, value in files.items() if value is not None}
     message = _checked(
         messages.Generate, path=absolute(clip), output=absolute(output), prompt=prompt,
         negative_prompt=avoiding(negative, (avoid or "").split(",")), prompts=tuple(per_shot or ()),
         negative_prompts=tuple(per_shot_negative or ()), cuts=_times("--cuts", cuts),
-        reference=reference and absolute(reference), takes=takes, start=_seconds("--in", begin),
+        reference=reference, takes=takes, start=_seconds("--in", begin),
         end=_seconds("--out", end), seed=seed, preview=preview, mux=mux, preset=named, nudge=nudge, rank=rank,
-        base=base and absolute(base), region=_times("--region", region), vary=vary, vary_by=vary_by, loop=loop,
+        base=base, region=_times("--region", region), vary=vary, vary_by=vary_by, loop=loop,
         loudness=_level(loudness, peak), peak=peak, true_peak=true_peak, fade=fade, model=model, **settings, **kept,
     )  # fmt: skip
     try:
