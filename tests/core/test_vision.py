@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from vatt_core.errors import BadModel
-from vatt_core.model.configuration import VisionConfig
+from vatt_core.model.configuration import ModelConfig, View, VisionConfig
 from vatt_core.model.vision import VisionTower, build_tower
 
 SMALL = VisionConfig(
@@ -77,6 +78,31 @@ def test_features_do_not_depend_on_the_batch(tower: VisionTower) -> None:
 def test_normalised_features_have_length_one() -> None:
     tower = VisionTower(dataclasses.replace(SMALL, normalise=True))
     torch.testing.assert_close(tower.encode(frames(3, 32, 32)).norm(dim=-1), torch.ones(3))
+
+
+def test_features_are_the_mean_of_what_each_view_shows(tower: VisionTower) -> None:
+    clip = frames(3, 32, 32)
+    views = (View(), View(mirrored=True), View(down=2, right=-3), View(mirrored=True, down=-1))
+    several = VisionTower(dataclasses.replace(SMALL, views=views)).eval()
+    several.load_state_dict(tower.state_dict())
+    # By hand, on the bytes: dimension 1 goes down, 2 to the right.
+    shown = [clip, clip.flip(2), clip.roll((2, -3), (1, 2)), clip.flip(2).roll(-1, 1)]
+    wanted = torch.stack([tower.encode(one) for one in shown])
+    torch.testing.assert_close(several.encode(clip, batch_size=2), wanted.mean(0))
+    assert (wanted - wanted[0]).abs().amax((1, 2))[1:].min() > 1e-3
+
+
+def test_views_stand_in_the_configuration_and_one_without_them_looks_once(tmp_path: Path) -> None:
+    config = ModelConfig("small", vision=dataclasses.replace(SMALL, views=(View(), View(True, down=2, right=-3))))
+    config.save(tmp_path / "config.json")
+    assert ModelConfig.load(tmp_path / "config.json") == config
+    values = config.to_dict()
+    del values["vision"]["views"]
+    assert ModelConfig.from_dict(values).vision == SMALL
+    for wrong in ([], [{"mirrored": True, "up": 2}]):
+        values["vision"]["views"] = wrong
+        with pytest.raises(BadModel, match="configuration"):
+            ModelConfig.from_dict(values)
 
 
 def test_gradients_reach_every_parameter(tower: VisionTower) -> None:

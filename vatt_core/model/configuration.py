@@ -25,10 +25,21 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
+class View:
+    """How the tower looks at a picture: mirrored left to right or not, then turned by some pixels down and to the right, what
+    leaves at one side coming in at the other."""
+
+    mirrored: bool = False
+    down: int = 0
+    right: int = 0
+
+
+@dataclass(frozen=True)
 class VisionConfig:
     """The image tower, built by open_clip. `open_clip_model` is a JSON model configuration of open_clip for towers that
     open_clip does not know by name; None means that `name` is one of open_clip's own. `normalise` L2-normalises the
-    features (reference 1.1: open; default off)."""
+    features (reference 1.1: open; default off). `views`: a picture's features are the mean of what is seen of it in each of
+    these; the official tower looks once."""
 
     name: str = "EVA02-L-14-336"
     open_clip_model: dict[str, Any] | None = None
@@ -38,6 +49,11 @@ class VisionConfig:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     feature_dim: int = 768
     normalise: bool = False
+    views: tuple[View, ...] = (View(),)
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ValueError("`views` is empty: the tower must look at a picture at least once")
 
 
 @dataclass(frozen=True)
@@ -144,10 +160,13 @@ class ModelConfig:
         try:
             converter = dict(values["converter"])
             lora = converter.pop("lora", None)
+            vision = _tuples(values["vision"])
+            if "views" in vision:
+                vision["views"] = tuple(View(**view) for view in vision["views"])
             return cls(
                 name=str(values["name"]),
                 timing=Timing.from_dict(values["timing"]),
-                vision=VisionConfig(**_tuples(values["vision"])),
+                vision=VisionConfig(**vision),
                 converter=ConverterConfig(lora=None if lora is None else LoraSettings(**_tuples(lora)), **converter),
                 audio=AudioTransformerConfig(**values["audio"]),
                 codec=CodecConfig(**values["codec"]),

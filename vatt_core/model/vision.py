@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vatt_core.errors import BadModel
-from vatt_core.model.configuration import VisionConfig
+from vatt_core.model.configuration import View, VisionConfig
 
 _NO_TEXT: dict[str, Any] = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 
@@ -106,7 +106,22 @@ class VisionTower(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor, *, batch_size: int = 50) -> Tensor:
-        """frames: [N, H, W, 3] uint8. Returns features [N, D] float32, computed `batch_size` frames at a time."""
+        """frames: [N, H, W, 3] uint8. Returns features [N, D] float32, the mean over the configured views, computed `batch_size`
+        frames at a time."""
         if len(frames) == 0:
             return torch.zeros(0, self.feature_dim, device=self.mean.device)
-        return torch.cat([self(self.preprocess(part)).float() for part in frames.split(batch_size)])
+        return torch.cat([self._looked_at(self.preprocess(part)) for part in frames.split(batch_size)])
+
+    def _looked_at(self, pixels: Tensor) -> Tensor:
+        """The mean of the features in each view, float32 [N, D], of pixels [N, 3, S, S]."""
+        views = self.config.views
+        total = self(_turned(pixels, views[0])).float()
+        for view in views[1:]:
+            total += self(_turned(pixels, view)).float()
+        return total / len(views)
+
+
+def _turned(pixels: Tensor, view: View) -> Tensor:
+    """pixels [N, 3, S, S] as a view shows them."""
+    shown = pixels.flip(-1) if view.mirrored else pixels
+    return shown.roll((view.down, view.right), (-2, -1)) if view.down or view.right else shown

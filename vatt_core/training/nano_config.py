@@ -11,6 +11,7 @@ from vatt_core.model.configuration import (
     DecodingDefaults,
     LoraSettings,
     ModelConfig,
+    View,
     VisionConfig,
 )
 from vatt_core.timing import Timing
@@ -35,6 +36,7 @@ def nano_config() -> ModelConfig:
             },
             image_size=64,
             feature_dim=128,
+            views=(View(), View(mirrored=True), View(down=2, right=2), View(mirrored=True, down=-2, right=-2)),
         ),
         converter=ConverterConfig(
             family="llama",
@@ -95,7 +97,7 @@ def nano_config() -> ModelConfig:
             steps=20,
             guidance_scale=2.0,
             temperature=0.75,
-            mask_temperature=4.0,
+            mask_temperature=2.0,
             top_k=64,
             fill_order="coarse_first",
             steps_per_codebook=(14, 3, 2, 1),
