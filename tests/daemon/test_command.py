@@ -70,6 +70,7 @@ def test_wrong_calls_are_refused_before_a_daemon_is_started(
         (("generate", "clip.mp4", "--output", "file"), 3, "file"),
         (("generate", "clip.mp4", "--output", ""), 2, "empty"),
         (("generate", "clip.mp4", "--from", "", "--region", "1,3"), 2, "empty"),
+        (("generate", "clip.mp4", "--reference", ""), 2, "empty"),
         (("generate", "clip.mp4", "--takes", "many"), 2, "--takes"),
         (("generate", "clip.mp4", "--nonsense"), 2, "--nonsense"),
         (("generate",), 2, "CLIP"),

@@ -1,7 +1,8 @@
 """Every size and every choice of a model, as data. One JSON file per model folder holds a :class:`ModelConfig`.
 
-What nano needs beyond the official architecture (stacked pooling, aligned token order, video states on the audio
-positions, coarse codebooks first, text states of an earlier layer) is a field whose default is the official behaviour.
+What nano needs beyond the official architecture (several views of a picture, stacked pooling, aligned token order, video
+states on the audio positions, coarse codebooks first, text states of an earlier layer) is a field whose default is the
+official behaviour.
 """
 
 from __future__ import annotations
